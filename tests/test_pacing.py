@@ -185,5 +185,6 @@ def test_activations_that_do_not_fit_at_all_are_given_up_early() -> None:
         computed(budget, clock, 0.2)
     assert clock[0] == 125.0
     assert str(caught.value) == (
-        "computing activations takes another 170 s, but only 0 s remain.\n  Use a larger --budget, or --approach linear."
+        "computing the activations of the frozen stages takes another 170 s, but only 0 s of the budget remain.\n"
+        "  Use a larger --budget, or --approach linear."
     )

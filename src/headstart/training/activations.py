@@ -57,9 +57,9 @@ class FrozenTrunk:
 class ViewBudget:
     """How many views per image to compute if activations and training together may take `seconds` from now on.
 
-    Each epoch shows an image in another view and takes `epoch` seconds, so more views than epochs are of no use: there
-    are fewer, down to one, if computing a view of all images and training on it take too long. All images end with the
-    same number of views: `most`, after the last image. If not even one fits, `BudgetTooSmall` is raised.
+    Each epoch shows an image in another view and takes `epoch` seconds, so more views than epochs are of no use. There are
+    fewer views, down to one, if computing one of all images and training on it take too long. All images end with the same
+    number of views: `most`, after the last image. If not even one fits, `BudgetTooSmall` is raised.
     """
 
     def __init__(
@@ -90,7 +90,8 @@ class ViewBudget:
         needed, left = self.per_view * images_left, whole - self.epoch - (self._clock() - self._begun)
         if needed > left:
             raise BudgetTooSmall(
-                f"computing activations takes another {needed:.0f} s, but only {max(left, 0):.0f} s remain.",
+                f"computing the activations of the frozen stages takes another {needed:.0f} s, but only "
+                f"{max(left, 0):.0f} s of the budget remain.",
                 hint="Use a larger --budget, or --approach linear.",
             )
         each = self.per_view * (self._images + images_left) + self.epoch

@@ -274,9 +274,11 @@ class _Training:
         state.total_steps, state.epochs = self.pacing.total(state.step), self.pacing.epochs(state.step)
         if changed and self.told < state.epoch:
             self.told = state.epoch
-            epochs = " to ".join(f"{total / self.pacing.per_epoch:.1f}" for total in (before, state.total_steps))
-            why = "Training is slower than planned" if state.total_steps < before else "Training is faster again"
-            log.info("%s: from %s epochs, to keep the budget.", why, epochs)
+            old, new = (f"{total / self.pacing.per_epoch:.1f} epochs" for total in (before, state.total_steps))
+            if state.total_steps < before:
+                log.info("Training is slower than planned: %s instead of %s, to stay within the budget.", new, old)
+            else:
+                log.info("Training is faster again: %s instead of %s fit into the budget.", new, old)
 
     def _headline(self) -> str:
         last = self.state.rows[-1] if self.state.rows else None

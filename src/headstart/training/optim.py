@@ -104,7 +104,7 @@ def _cosine(start: float, end: float, part: float) -> float:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, lr: float, momentum: float | None = None) -> None:
-    """Set each group's learning rate, and the momentum of Adam and SGD. RMSprop has none in a recipe."""
+    """Set each group's learning rate, and the momentum of Adam and SGD. A recipe cannot set RMSprop's."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
         if momentum is not None and "betas" in group:

@@ -54,7 +54,8 @@ class StageFeatures(nn.Module):
     def looked(self, pixels_NCHW: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor | None]]:
         """Return pooled features (N, D), a block (N, C) per stage, and the map (N, C, H, W) whose mean each block is.
 
-        A class token's block has no map. A last stage whose mean is the pooled features is left out.
+        A class token's block has no map. A last stage with as many channels as the pooled features is left out: they are
+        made of its mean.
         """
         final, found = (
             self.network.forward_intermediates(pixels_NCHW, indices=list(self.indices), return_prefix_tokens=True)
