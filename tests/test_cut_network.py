@@ -394,7 +394,13 @@ def test_a_shortcut_added_in_place_is_not_taken_apart() -> None:
         ),
         (
             lambda: survey(nn.Linear(2, 2)),
-            "Linear: is not a timm network with a single last layer (its classifier is None).",
+            "Linear: is not a timm network with a single last layer (its classifier is None).\n"
+            "  Use another backbone, or --approach linear, which trains none of its layers.",
+        ),
+        (
+            lambda: survey(network("coat_tiny", img_size=32, serial_depths=(1, 1, 1, 1)), 32),
+            "coat_tiny: its features are not one tensor.\n"
+            "  Use another backbone, or --approach linear, which trains none of its layers.",
         ),
         (
             lambda: join(network("test_resnet"), cut(network("test_efficientnet"), 1, 64)[1]),

@@ -29,6 +29,9 @@ from headstart.errors import CannotCut
 TOLERANCE = 1e-4
 """Largest difference in logits that a cut may cause, as a fraction of the largest logit (in float32)."""
 
+ANOTHER = "Use another backbone, or --approach linear, which trains none of its layers."
+"""What to do about a network whose stages and last layer cannot be found."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -383,7 +386,8 @@ def _classifier(module: nn.Module) -> str:
     name = cfg.get("classifier")
     if not hasattr(module, "forward_features") or not hasattr(module, "forward_head") or not isinstance(name, str):
         raise CannotCut(
-            f"{_name(module)}: is not a timm network with a single last layer (its classifier is {name!r})."
+            f"{_name(module)}: is not a timm network with a single last layer (its classifier is {name!r}).",
+            hint=ANOTHER,
         )
     if not isinstance(module.get_submodule(name), nn.Linear | nn.Conv2d):
         raise CannotCut(f"{_name(module)}: has no last layer at {name!r}; build it with num_classes.")
@@ -434,7 +438,7 @@ def _record(shadow: nn.Module, image_size: int, classifier: str) -> tuple[_Call,
     features.input = torch.zeros(1, 3, image_size, image_size, device="meta")
     features.output = shadow.forward_features(features.input)
     if not isinstance(features.output, torch.Tensor):
-        raise TypeError("its features are not one tensor")
+        raise CannotCut(f"{_name(shadow)}: its features are not one tensor.", hint=ANOTHER)
     features.output_state = features.output._version
     open_calls[:] = [head]
     head.input = features.output.detach()
@@ -442,7 +446,7 @@ def _record(shadow: nn.Module, image_size: int, classifier: str) -> tuple[_Call,
     first = "hidden" if hasattr(shadow, "forward_top") else classifier
     entry = next(call for call in head.walk() if call.name == first)
     if entry.input is None:
-        raise TypeError(f"{first} takes more than one tensor")
+        raise CannotCut(f"{_name(shadow)}: {first} takes more than one tensor.", hint=ANOTHER)
     return features, head, entry.input[0].numel()
 
 
