@@ -49,10 +49,10 @@ NAMED = 5
 class ImageBatches:
     """Batches of augmented images; implements `batches.Batches`.
 
-    `images` and `labels` (int64 (N,) or float32 (N, K)) correspond; `indices` selects some of them, and a batch's
-    `indices` are rows of `images`. Order, shuffling and `steps_per_epoch` work as in `TensorBatches`: if it is above 0,
-    an epoch is that many full batches, and an image repeated within an epoch is augmented differently. `errors` maps
-    unreadable images to the reason, as they occur. `names` of the images are for messages.
+    `images` and `labels` (int64 (N,) or float32 (N, K)) correspond. Order, shuffling and `steps_per_epoch` work as in
+    `TensorBatches`: if it is above 0, an epoch is that many full batches, and an image repeated within an epoch is
+    augmented differently. `errors` maps unreadable images to the reason, as they occur. `names` of the images are for
+    messages.
     """
 
     images: Images
@@ -63,7 +63,6 @@ class ImageBatches:
     seed: int = 0
     shuffle: bool = True
     steps_per_epoch: int = 0
-    indices: np.ndarray | None = None
     workers: int = 0
     names: Sequence[str] = ()
     required: bool = False
@@ -87,14 +86,14 @@ class ImageBatches:
 
         from headstart.training.batches import EVERY_BATCH, Batch, shared_numbers
 
-        picked, side, found = self._picked(), self.spec.image_size, only != EVERY_BATCH
+        side, found = self.spec.image_size, only != EVERY_BATCH
         plans, coming = tee(self._order().epoch(epoch, start, only))
         steps = shared_numbers(start, len(self), only)
         with (
             self._reporting(epoch) as unreadable,
             _Ahead(self.workers, (side, side, 3), lambda job: self._read(epoch, job)) as ahead,
         ):
-            jobs = (self._jobs(plan, step, picked) for step, plan in zip(steps, coming, strict=True))
+            jobs = (self._jobs(plan, step) for step, plan in zip(steps, coming, strict=True))
             for plan, made in zip(plans, ahead.run(jobs), strict=True):
                 self.errors.update(made.errors)
                 unreadable.update(made.errors)
@@ -105,7 +104,7 @@ class ImageBatches:
                     yield Batch(torch.from_numpy(made.pixels), targets, made.indices)
         if not found and start < len(self):
             raise NoImages(
-                f"none of {len(picked):,} training images could be read in epoch {epoch + 1}.",
+                f"none of {len(self.images):,} training images could be read in epoch {epoch + 1}.",
                 hint="Is the image folder still there? `headstart check` lists the unreadable images.",
             )
 
@@ -137,9 +136,9 @@ class ImageBatches:
     def _name(self, i: int) -> str:
         return self.names[i] if self.names else f"image {i}"
 
-    def _jobs(self, plan: Batch, step: int, picked: np.ndarray) -> list[_Job]:
-        rounds = (step * self.batch_size + np.arange(len(plan))) // len(picked)
-        return [_Job(int(picked[i]), int(r)) for i, r in zip(plan.indices, rounds, strict=True)]
+    def _jobs(self, plan: Batch, step: int) -> list[_Job]:
+        rounds = (step * self.batch_size + np.arange(len(plan))) // len(self.images)
+        return [_Job(int(i), int(r)) for i, r in zip(plan.indices, rounds, strict=True)]
 
     def _read(self, epoch: int, job: _Job) -> np.ndarray:
         sha256 = self.images.sha256s[job.index]
@@ -147,18 +146,14 @@ class ImageBatches:
         key = f"{sha256}/{job.round}" if job.round else sha256
         return augmented(image, self.spec, self.augment, rng_for(self.seed, epoch, key))
 
-    def _picked(self) -> np.ndarray:
-        return np.arange(len(self.images)) if self.indices is None else np.asarray(self.indices, np.int64)
-
     def _order(self) -> TensorBatches:
         """Return the plan of batches: which images and targets each one has."""
         from headstart.training.batches import TensorBatches
 
-        picked = self._picked()
-        nothing = np.zeros((1, len(picked), 1), np.uint8)
+        nothing = np.zeros((1, len(self.images), 1), np.uint8)
         return TensorBatches(
             inputs=nothing,
-            labels=self.labels[picked],
+            labels=self.labels,
             batch_size=self.batch_size,
             seed=self.seed,
             shuffle=self.shuffle,
