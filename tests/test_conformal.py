@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.errors import BadLabels, DataError, RecipeError
-from headstart.evaluation.conformal import conformal_threshold, prediction_sets
+from headstart.evaluation.conformal import conformal_threshold, forced_sets, prediction_sets
 from headstart.evaluation.probabilities import softmax
 
 
@@ -35,7 +35,17 @@ def test_a_set_is_never_empty() -> None:
     """A classifier that is nearly always right has a threshold near 0, which an ordinary image does not reach."""
     p = np.array([[0.99, 0.01], [0.02, 0.98], [0.5, 0.5]])
     np.testing.assert_array_equal(prediction_sets(p, 0.001), [[True, False], [False, True], [True, False]])
+    np.testing.assert_array_equal(forced_sets(p, 0.015), [False, True, True])
     assert prediction_sets(np.zeros((0, 2)), 0.001).shape == (0, 2)
+    assert forced_sets(np.zeros((0, 2)), 0.001).shape == (0,)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1))
+def test_a_set_is_forced_if_its_only_class_does_not_reach_the_threshold(seed: int, threshold: float) -> None:
+    p, _ = drawn(np.random.default_rng(seed), 20, 3)
+    reached = (1 - p <= threshold).any(axis=1)
+    np.testing.assert_array_equal(forced_sets(p, threshold), ~reached)
+    assert (prediction_sets(p, threshold).sum(axis=1)[~reached] == 1).all()
 
 
 @pytest.mark.parametrize(("n", "alpha"), [(19, 0.1), (50, 0.2), (99, 0.05)])

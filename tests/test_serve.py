@@ -24,6 +24,7 @@ from headstart.errors import ServeError
 from headstart.exporters.open_classifier import open_classifier
 from headstart.images.preprocess import Preprocess
 from headstart.io.extras import is_installed
+from headstart.runs.run_folder import RunFolder
 from headstart.serving.server_options import ServerOptions
 from running_server import RunningServer, encoded, free_port, jpeg, running_server
 
@@ -142,13 +143,15 @@ def test_all_ways_to_send_an_image_get_the_same_answer(server: RunningServer) ->
 def test_what_classify_says(server: RunningServer, small_run: SmallRun) -> None:
     image = jpeg(2)
     found = server.ask("/v1/classify", image).json()
-    assert list(found) == ["model", "label", "probability", "set", "alpha", "probabilities", "seconds"]
+    assert list(found) == ["model", "label", "probability", "set", "forced", "alpha", "probabilities", "seconds"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADSTART_CACHE", str(small_run.cache))
         document = headstart.predict(small_run.path, image).to_json()
     (expected,) = document["predictions"]
     assert (found["model"], found["alpha"]) == (document["model"], document["alpha"])
     assert found["label"] == expected["predicted"] == next(iter(found["probabilities"]))
+    threshold = RunFolder(small_run.path).classifier.calibration.conformal_threshold
+    assert found["forced"] is (1 - found["probability"] > threshold)
     assert found["probabilities"] == expected["probabilities"]
     assert sorted(found["set"]) == sorted(expected["set"])
     assert found["set"] == list(found["probabilities"])[: len(found["set"])]

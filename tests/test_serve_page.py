@@ -126,6 +126,40 @@ def test_several_images_get_the_answers_of_the_server(opened: ServedPage) -> Non
     assert opened.violations() == []
 
 
+SETS = {
+    "one.jpg": (1, False, "Prediction set: 1."),
+    "forced.jpg": (
+        1,
+        True,
+        "Prediction set: 1, the likeliest class. No class is as probable as the right one usually is.",
+    ),
+    "two.jpg": (2, False, "Prediction set: 1 or 2."),
+    "nine.jpg": (9, False, "Prediction set: 1, 2, 3, 4, 5, 6, 7, 8 or 1 other."),
+    "ten.jpg": (10, False, "Prediction set: 1, 2, 3, 4, 5, 6, 7, 8 or 2 others."),
+    "all.jpg": (12, False, "Prediction set: any of the 12 classes."),
+}
+
+
+def test_prediction_sets_in_words_are_no_promise_for_one_image(opened: ServedPage) -> None:
+    page, probabilities = opened.page, {f"{k}": (13 - k) / 78 for k in range(1, 13)}
+    found = {"model": "m", "label": "1", "probability": 12 / 78, "alpha": 0.005, "probabilities": probabilities}
+    found["seconds"] = {"decode": 0.001, "network": 0.001, "total": 0.002}
+
+    def answer(route: Any) -> None:
+        size, forced, _ = SETS[route.request.post_data]
+        named = list(probabilities)[:size]
+        route.fulfill(json={**found, "set": named, "forced": forced})
+
+    page.route("**/v1/classify", answer)
+    opened.give({name: name.encode() for name in SETS})
+    for name, (_, _, sentence) in SETS.items():
+        assert opened.card(name).locator(".set").inner_text() == sentence
+    assert page.locator("#promise").inner_text() == (
+        "Prediction sets are chosen so that at least 99.5\u202f% of them contain the right class: on average over images "
+        "like the validation images, not for each single image."
+    )
+
+
 def test_an_answer_is_explained(opened: ServedPage) -> None:
     opened.give({"one.jpg": jpeg(1)})
     card = opened.card("one.jpg")

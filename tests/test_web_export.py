@@ -62,6 +62,8 @@ SPECS = {
 }
 CONTRACTS = {name: PixelContract.of(spec) for name, spec in SPECS.items()}
 CALIBRATION = ExportCalibration(conformal_threshold=0.8, conformal_alpha=0.1)
+STRICT = ExportCalibration(conformal_threshold=0.1, conformal_alpha=0.025)
+"""For the page as one file: few images reach the threshold."""
 FACTS = {"id": "0123456789abcdef", "classes": list(CLASSES), "backbones": ["tiny at 96 px"]}
 
 
@@ -132,7 +134,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, ort: Path) -> Iterator[Site]:
     files = {"model.onnx": model.SerializeToString(), "README.md": b"", "parity.html": b""}
     files |= sample_files(rendered_images(12), CONTRACTS, run, classes=CLASSES, conformal_threshold=0.8)
     write(folder, files | web_files(FACTS, CONTRACTS, CALIBRATION, files, runtime, one_file=False))
-    write(one, web_files(FACTS, CONTRACTS, CALIBRATION, files, runtime, one_file=True))
+    write(one, web_files(FACTS, CONTRACTS, STRICT, files, runtime, one_file=True))
     server = _Server(("127.0.0.1", 0), functools.partial(_StaticHost, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield Site(folder, one / "index.html", f"http://127.0.0.1:{server.server_port}/", run)
@@ -183,6 +185,12 @@ class WebPage(Opened):
         )
         shown = {label: float(width.rstrip("%")) / 100 for label, width in rows}
         return np.array([shown[label.replace("\n", " ")] for label in CLASSES])
+
+    def set_sentence(self, name: str) -> str:
+        return str(self.card(name).locator(".set").inner_text()).replace("\u202f", " ")
+
+    def promise(self) -> str:
+        return str(self.page.locator("#promise").inner_text()).replace("\u202f", " ")
 
     def others_asked(self) -> list[str]:
         return [url for url in self.asked if not url.startswith((self.own, "blob:", "data:"))]
@@ -317,9 +325,13 @@ def test_every_step_gives_what_was_proven_and_the_page_says_so(opened: WebPage) 
 def test_one_file_opens_from_a_disk_without_a_network(browser: Any, site: Site) -> None:
     page = WebPage(browser, site.one_file, offline=True)
     assert page.state() == "good" and page.said_state().startswith("Self-test passed: 12 of 12")
-    data = encoded(scene(2), "JPEG", quality=90)
-    page.give({"one.jpg": data, "two.png": encoded(scene(3), "PNG")})
+    data = encoded(scene(29), "JPEG", quality=90)
+    page.give({"one.jpg": data, "two.png": encoded(scene(31), "PNG")})
     assert np.abs(page.probabilities("one.jpg") - site.expected(data)).max() < 0.01
+    likeliest = CLASSES[int(site.expected(data).argmax())].replace("\n", " ")
+    unsure = f"Prediction set: {likeliest}, the likeliest class. No class is as probable as the right one usually is."
+    assert page.set_sentence("one.jpg") == unsure and "likeliest" not in page.set_sentence("two.png")
+    assert page.promise() == PROMISE.format("97.5")
     assert page.probabilities("two.png").sum() == pytest.approx(1, abs=1e-3)
     asked = [url for url in page.asked if not url.startswith("blob:")]
     assert asked == [site.one_file.as_uri()]
@@ -373,6 +385,12 @@ def test_what_cannot_be_classified_is_refused_with_a_sentence_and_the_next_one_i
     assert opened.probabilities("good.png").sum() == pytest.approx(1, abs=1e-3)
 
 
+PROMISE = (
+    "Prediction sets are chosen so that at least {} % of them contain the right class: on average over images like the "
+    "validation images, not for each single image."
+)
+
+
 def test_the_prediction_set_is_said_in_words_and_names_are_never_markup(opened: WebPage, site: Site) -> None:
     assert opened.state() == "good"
     data = {f"{k}.png": encoded(scene(k), "PNG") for k in range(20, 32)}
@@ -382,17 +400,11 @@ def test_the_prediction_set_is_said_in_words_and_names_are_never_markup(opened: 
         expected = site.expected(each)
         order = np.argsort(-expected, kind="stable")
         names = [CLASSES[k].replace("\n", " ") for k in order if 1 - expected[k] <= 0.8 or k == order[0]]
-        text = opened.card(name).locator(".set").inner_text().replace("\u202f", " ")
         said.add(len(names))
-        assert (
-            text
-            == {
-                1: f"Certain enough for one class: with 90 % confidence it is {names[0]}.",
-                2: f"One of 2 classes with 90 % confidence: {' or '.join(names)}.",
-                3: f"One of 3 classes with 90 % confidence: {names[0]}, {' or '.join(names[1:])}.",
-            }[len(names)]
-        ), name
+        listed = " or ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+        assert opened.set_sentence(name) == f"Prediction set: {listed}.", name
     assert len(said) > 1
+    assert opened.promise() == PROMISE.format("90")
     page = opened.page
     assert (
         page.title()

@@ -70,8 +70,17 @@ def prediction_sets(probabilities_NK: np.ndarray, threshold: float) -> np.ndarra
     >>> prediction_sets(np.array([[0.7, 0.2, 0.1], [0.4, 0.35, 0.25]]), threshold=0.5)
     array([[ True, False, False],
            [ True, False, False]])
+    >>> forced_sets(np.array([[0.7, 0.2, 0.1], [0.4, 0.35, 0.25]]), threshold=0.5)
+    array([False,  True])
     """
     probabilities_NK = np.asarray(probabilities_NK, dtype=np.float64)
     sets_NK: np.ndarray = 1 - probabilities_NK <= threshold
     sets_NK[np.arange(len(sets_NK)), probabilities_NK.argmax(axis=1)] = True
     return sets_NK
+
+
+def forced_sets(probabilities_NK: np.ndarray, threshold: float) -> np.ndarray:
+    """Return whose set has its class only because it is the likeliest, bool (N,): no class reaches the threshold."""
+    probabilities_NK = np.asarray(probabilities_NK, dtype=np.float64)
+    forced_N: np.ndarray = 1 - probabilities_NK.max(axis=1) > threshold
+    return forced_N

@@ -132,6 +132,7 @@ async def _classify(request: Request) -> Response:
         "label": answer.label,
         "probability": likeliest[0][1],
         "set": list(answer.set),
+        "forced": answer.forced,
         "alpha": service.served.calibration.conformal_alpha,
         "probabilities": dict(likeliest),
         "seconds": {"decode": answer.decode_seconds, "network": answer.network_seconds, "total": total},

@@ -230,6 +230,7 @@ def _schemas(model: TensorModel) -> Document:
         "label": text,
         "probability": share,
         "set": names,
+        "forced": {"type": "boolean", "description": "No class reaches the threshold: the set has only the likeliest."},
         "alpha": share,
         "probabilities": {"type": "object", "additionalProperties": share},
         "seconds": seconds,

@@ -12,13 +12,15 @@ class ServedAnswer:
     """What a classifier says about an image.
 
     `logits` float32 (K,), after temperature; `probabilities` float64 (K,), their softmax, as `Predictions` has them;
-    `set` is the prediction set at the calibration's alpha, likeliest class first. `decode_seconds` and
-    `network_seconds` are how long it took in the decoder and in the network, `batch` the number of images in its batch.
+    `set` is the prediction set at the calibration's alpha, likeliest class first; `forced`: no class reaches its threshold,
+    so it has only the likeliest one. `decode_seconds` and `network_seconds` are how long it took in the decoder and in the
+    network, `batch` the number of images in its batch.
     """
 
     logits: np.ndarray
     probabilities: np.ndarray
     set: tuple[str, ...]
+    forced: bool
     label: str
     decode_seconds: float = 0.0
     network_seconds: float = 0.0

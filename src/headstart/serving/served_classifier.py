@@ -24,7 +24,7 @@ from functools import partial
 
 import numpy as np
 
-from headstart.evaluation.conformal import prediction_sets
+from headstart.evaluation.conformal import forced_sets, prediction_sets
 from headstart.evaluation.probabilities import softmax
 from headstart.exporters.open_classifier import OpenedClassifier
 from headstart.serving.admission import Admission
@@ -131,6 +131,7 @@ class ServedClassifier:
         """Return the answers to a batch."""
         probabilities_NK = softmax(logits_NK)
         sets_NK = prediction_sets(probabilities_NK, self.calibration.conformal_threshold)
+        forced_N = forced_sets(probabilities_NK, self.calibration.conformal_threshold)
         order_NK = np.argsort(-probabilities_NK, axis=1, kind="stable")
         best_N = probabilities_NK.argmax(axis=1)
         return [
@@ -138,6 +139,7 @@ class ServedClassifier:
                 logits=logits_NK[n],
                 probabilities=probabilities_NK[n],
                 set=tuple(self.classes[k] for k in order_NK[n].tolist() if sets_NK[n, k]),
+                forced=bool(forced_N[n]),
                 label=self.classes[int(best_N[n])],
                 decode_seconds=ticket.decode_seconds,
                 network_seconds=seconds,

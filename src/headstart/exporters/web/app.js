@@ -149,6 +149,7 @@
 
     show(answer) {
       this.answer = answer;
+      sayPromise(answer);
       const head = made("h3", { id: this.id, class: "label" }, named(answer.label), " ", made("span", { class: "sure" }, chance(answer.probability)));
       this.body.replaceChildren(head, this.fileLine(), setSentence(answer), bars(answer), ...this.more());
       this.image.alt = `${this.name}, seen as ${shown(answer.label)}`;
@@ -223,15 +224,21 @@
   const percentage = share => `${100 * share}%`;
 
   /* The prediction set in words */
-  function setSentence({ set, alpha, likely }) {
-    const rate = percent(1 - alpha, 0).replace(/\.0/, ""), names = set.slice(0, MOST_IN_SET).map(named);
-    if (set.length > MOST_IN_SET) names.push(`${set.length - MOST_IN_SET} others`);
-    const parts = set.length === 1
-      ? ["Certain enough for one class: with ", rate, " confidence it is ", ...names, "."]
+  function setSentence({ set, likely, forced }) {
+    const names = set.slice(0, MOST_IN_SET).map(named), more = set.length - MOST_IN_SET;
+    if (more > 0) names.push(more === 1 ? "1 other" : `${more} others`);
+    const parts = forced
+      ? [...names, ", the likeliest class. No class is as probable as the right one usually is."]
       : set.length === likely.length && set.length > 2
-        ? ["Not certain: with ", rate, " confidence it is any of the ", String(set.length), " classes."]
-        : ["One of ", String(set.length), " classes with ", rate, " confidence: ", ...listed(names), "."];
-    return made("p", { class: "set", "data-size": set.length === 1 ? "one" : "several" }, ...parts);
+        ? [`any of the ${set.length} classes.`]
+        : [...listed(names), "."];
+    return made("p", { class: "set", "data-size": set.length === 1 && !forced ? "one" : "several" }, "Prediction set: ", ...parts);
+  }
+
+  /* What prediction sets promise: nothing about one image */
+  function sayPromise({ alpha }) {
+    const rate = `${Number((100 * (1 - alpha)).toFixed(4))}\u202f%`;
+    by("promise").textContent = `Prediction sets are chosen so that at least ${rate} of them contain the right class: on average over images like the validation images, not for each single image.`;
   }
 
   function bars({ likely, set }) {

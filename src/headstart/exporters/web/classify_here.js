@@ -68,7 +68,8 @@ class ClassifierHere {
     const order = [...classes.keys()].sort((a, b) => probabilities[b] - probabilities[a] || a - b);
     const likely = order.map(k => [classes[k], probabilities[k]]);
     const set = likely.filter(([, p], place) => place === 0 || 1 - p <= threshold).map(([name]) => name);
-    return { model, label: likely[0][0], probability: likely[0][1], set, alpha, likely, seconds };
+    const [label, probability] = likely[0];
+    return { model, label, probability, set, forced: 1 - probability > threshold, alpha, likely, seconds };
   }
 
   call(call, given, transferred = []) {
