@@ -12,13 +12,13 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from conftest import PATIENCE
+from conftest import PATIENCE, SmallRun
 from headstart.images.preprocess import Preprocess
 from headstart.io.extras import is_installed
 from headstart.serving.admission import Admission, Place
 from headstart.serving.decode_worker import PixelPlan
 from headstart.serving.decoders import Decoders
-from headstart.serving.served_answers import Overloaded
+from headstart.serving.served_answers import DeadlinePassed, Overloaded
 
 PLAN = PixelPlan("run", {"pixels": Preprocess(image_size=32).as_dict()})
 NEVER_READY = [sys.executable, "-S", "-c", "import time; time.sleep(3600)"]
@@ -80,10 +80,25 @@ def test_the_pace_is_the_time_between_images_while_others_wait() -> None:
     waiting = queue.put(6)
     with pytest.raises(Overloaded) as refused:
         queue.admission.check(3)
-    assert str(refused.value) == "6 images are waiting, too many to answer within 2 s"
+    assert str(refused.value) == "6 images are waiting, too many to answer 3 more within 2 s"
     queue.admission.check(1)
     queue.take(waiting, after=0.6)
     assert (queue.admission.images, queue.admission.size) == (0, 0)
+
+
+def test_a_request_that_is_alone_is_admitted_at_any_pace_and_corrects_it() -> None:
+    queue = busy(1.0)  # by mistake: the machine stood still
+    with queue.put() as other, queue.admission.enter() as place:
+        place.hold(images=1)
+        with pytest.raises(Overloaded) as refused:
+            place.hold(images=8)
+        assert str(refused.value) == "1 image is waiting, too many to answer 8 more within 2 s"
+        other.finished()
+        place.hold(images=8)
+        place.hold(images=8, size=20)
+    for _ in range(60):
+        queue.take(queue.put(8), after=0.8)
+    assert 5 < queue.seconds_for(50) < 10
 
 
 @pytest.mark.parametrize("finished", [True, False], ids=["the last was answered", "the last left"])
@@ -187,6 +202,22 @@ def test_the_bytes_of_an_image_that_is_no_longer_awaited_are_freed_at_once(stuck
     assert freed.is_set()
     with pytest.raises(CancelledError):
         waiting.result()
+
+
+@pytest.mark.skipif(not is_installed("starlette", "prometheus_client"), reason="needs the extra serve")
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [(1, "no answer within 0.1 s"), (3, "no answer to 3 images at once within 0.1 s")],
+    ids=["one", "three"],
+)
+def test_an_answer_that_does_not_come_in_time(stuck: Decoders, small_run: SmallRun, images: int, sentence: str) -> None:
+    from headstart.exporters.open_classifier import open_classifier
+    from headstart.serving.served_classifier import ServedClassifier
+
+    served = ServedClassifier(open_classifier(small_run.path), stuck, Admission(images=4, size=10, seconds=1))
+    with pytest.raises(DeadlinePassed) as refused:
+        asyncio.run(served.classify([b"x"] * images, seconds=0.1 - 1e-6))
+    assert str(refused.value) == sentence
 
 
 class Awaited(float):

@@ -7,8 +7,10 @@ limit is refused at once, instead of waiting for an answer that would come too l
         ...
         place.finished()                     its images have been answered or refused: this is what the pace is made of
 
-The pace is the usual time from one finished image to the next while others are waiting; time without any image is not part of
-it, nor is what happens to a request before or after its images are in the server.
+The pace is the usual time from one finished image to the next while others are waiting, in other requests or in the same one;
+time without any image is not part of it, nor is what happens to a request before or after its images are in the server. A
+request that finds no other image in the server is admitted whatever the pace: otherwise one that is too slow by mistake would
+stay so.
 
 A request that is still arriving counts with the bytes received so far, and with no image: otherwise a few slow callers could
 keep everyone else out. Costs microseconds. Not thread-safe: use it from one event loop.
@@ -50,22 +52,27 @@ class Admission:
         """Expected seconds until the images now in the server have been answered; at least 1."""
         return max(1.0, self.images * self._pace)
 
-    def check(self, images: int = 1) -> None:
-        """Raise `Overloaded` if there is no room for `images` more."""
-        wanted = self.images + images
+    def check(self, images: int = 1, *, own: int = 0) -> None:
+        """Raise `Overloaded` if there is no room for `images` more; the same request already holds `own`."""
+        wanted, others = self.images + images, self.images - own
         if wanted > self.most_images:
             raise Overloaded(
                 f"the queue is full ({self.images} of {self.most_images} images)", retry_after=self.retry_after
             )
-        if wanted > ALWAYS_ADMITTED and wanted * self._pace > SHARE_OF_DEADLINE * self.seconds:
+        if others and wanted > ALWAYS_ADMITTED and wanted * self._pace > SHARE_OF_DEADLINE * self.seconds:
+            waiting = "1 image is" if others == 1 else f"{others} images are"
             raise Overloaded(
-                f"{self.images} images are waiting, too many to answer within {self.seconds:g} s",
+                f"{waiting} waiting, too many to answer {own + images} more within {self.seconds:g} s",
                 retry_after=self.retry_after,
             )
 
     def enter(self) -> Place:
         """Return an empty place, to be used in a ``with`` statement."""
         return Place(self)
+
+    def started(self) -> None:
+        """Note that several images of one request are in the server, and no others: they wait for each other."""
+        self._last = self._clock()
 
     def finished(self, images: int) -> None:
         """Note that images have been answered or refused, to update the pace."""
@@ -95,12 +102,14 @@ class Place:
         """Raise what is held to `images` and `size` in all; never less than now. Raises `Overloaded` if there is no room."""
         more_images, more_bytes = max(0, images - self.images), max(0, size - self.size)
         if more_images:
-            self.admission.check(more_images)
+            self.admission.check(more_images, own=self.images)
         if more_bytes and self.admission.size + more_bytes > self.admission.most_bytes:
             raise Overloaded("the memory for pending requests is full")
         self.images, self.size = self.images + more_images, self.size + more_bytes
         self.admission.images += more_images
         self.admission.size += more_bytes
+        if more_images and 1 < self.images == self.admission.images:
+            self.admission.started()
 
     def finished(self) -> None:
         """Note that the images have been answered or refused, and give back their places; the bytes stay."""

@@ -171,7 +171,8 @@ async def _answers(tickets: Sequence[_Ticket], seconds: float) -> list[ServedAns
         async with asyncio.timeout(seconds):
             return [await ticket.answer for ticket in tickets]
     except TimeoutError:
-        raise DeadlinePassed(f"no answer within {seconds:g} s") from None
+        many = f" to {len(tickets)} images at once" if len(tickets) > 1 else ""
+        raise DeadlinePassed(f"no answer{many} within {round(seconds, 2):g} s") from None
     finally:
         for ticket in tickets:
             ticket.answer.cancel()
