@@ -147,6 +147,21 @@ def test_every_answer_has_the_headers_that_browsers_heed(server: RunningServer) 
     assert "unsafe" not in policy
 
 
+def test_a_refusal_reaches_clients_that_first_send_everything(server: RunningServer, guarded: RunningServer) -> None:
+    large = bytes(10_000_000)
+    refusals = [
+        (guarded, "/predict", {}, 401),
+        (server, "/v1/classify", {"Host": "evil.example"}, 403),
+        (server, "/nothing", {}, 404),
+        (server, "/healthz", {}, 405),
+        (server, "/predict", {"Content-Encoding": "gzip"}, 415),
+    ]
+    for asked, path, headers, status in refusals * 2:
+        assert asked.ask(path, large, headers=headers).status == status
+    head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000\r\n"
+    assert guarded.raw(f"{head}Expect: 100-continue\r\n\r\n".encode()).status == 401  # it waits, so nothing is awaited
+
+
 def test_a_token_is_needed_for_all_that_says_something(guarded: RunningServer) -> None:
     right = {"Authorization": f"Bearer {SECRET}"}
     for path, body in (("/predict", IMAGE), ("/v1/classify", IMAGE), ("/", IMAGE), ("/models/headstart", IMAGE)):

@@ -323,8 +323,9 @@ def test_above_the_queue_callers_are_told_at_once(small_run: SmallRun) -> None:
     options = ("--deadline", "300", "--receive", "300", "--queue", "4", "--decoders", "1", "--max-body", "100")
     with running_server(small_run.path, *options, cache=small_run.cache) as server, ThreadPoolExecutor(24) as threads:
         asked = [threads.submit(server.ask, "/predict", big) for _ in range(16)]
-        others = [threads.submit(server.ask, "/predict", PHOTO, headers={"Host": "evil.example"}) for _ in range(8)]
-        asked += [threads.submit(server.ask, "/predict", big) for _ in range(8)]
+        evil = {"Host": "evil.example"}
+        others = [threads.submit(server.ask, "/predict", bytes(9_000_000), headers=evil) for _ in range(8)]
+        asked += [threads.submit(server.ask, "/predict", big + bytes(5_000_000)) for _ in range(8)]
         answers = [each.result() for each in asked]
         assert {each.result().status for each in others} == {403}
         statuses = Counter(answer.status for answer in answers)
@@ -448,7 +449,7 @@ def test_a_slow_client_does_not_delay_the_end_for_long(small_run: SmallRun) -> N
         until = time.monotonic() + PATIENCE
         while server.ask("/readyz").status == 200 and time.monotonic() < until:
             time.sleep(0.02)
-        refused = server.ask("/predict", PHOTO)
+        refused = server.ask("/predict", PHOTO + bytes(9_000_000))
         assert (refused.status, refused.json()["reason"]) == (503, "draining")
         assert server.process.poll() is None
         assert server.end() == 0

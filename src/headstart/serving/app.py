@@ -10,8 +10,7 @@ other exception is a bug: status 500, with its traceback on stderr.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 from starlette.applications import Starlette
@@ -23,6 +22,7 @@ from starlette.routing import Match, Route
 from headstart.io.progress import log
 from headstart.serving.bodies import Upload, as_top_k, read_upload
 from headstart.serving.callers import Callers, named_headers
+from headstart.serving.leftovers import Leftovers, Message, Receive, UnreadBody
 from headstart.serving.openapi import openapi_document
 from headstart.serving.page_routes import explains, page_routes
 from headstart.serving.refusals import CLOSE, LEFT, JsonResponse, RequestRefused
@@ -31,8 +31,6 @@ from headstart.serving.server_metrics import PAGE_TYPE, route_pattern
 from headstart.serving.tensor_routes import LIVE, READY, tensor_model, tensor_routes
 from headstart.serving.visits import Service, Visit, visit
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 TOP_K = 5
@@ -46,6 +44,9 @@ ALWAYS = ("/healthz", "/readyz", LIVE, READY, "/metrics")
 CLASSIFY = frozenset({"/", "/predict", "/v1/classify"})
 """Paths whose POST classifies one image: `Gate` refuses it itself when the queue is full, which costs a fifth of what the
 routes need for it. Under overload, that is most of the work."""
+
+NO_LONGER_READ = (408, LEFT)
+"""Statuses of requests whose client is slow or gone: the rest of their body is not awaited."""
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -189,6 +190,7 @@ class Gate:
 
     def __init__(self, app: Starlette, service: Service, callers: Callers) -> None:
         self._app, self._service, self._callers = app, service, callers
+        self._leftovers = Leftovers(service.options.max_body_bytes)
         self.requests = 0
         """Requests answered so far."""
         self.active = 0
@@ -199,26 +201,28 @@ class Gate:
         if scope["type"] != "http":
             return
         self.active += 1
-        code, began = LEFT, time.monotonic()
+        code, began, body = LEFT, time.monotonic(), UnreadBody(receive)
 
         async def sent(message: Message) -> None:
             nonlocal code
             if message["type"] == "http.response.start":
                 code = message["status"]
+                if code >= 400 and code not in NO_LONGER_READ:
+                    await self._leftovers.discard(scope, body)
                 message["headers"] = [*message["headers"], *_RAW_HEADERS]
             await send(message)
 
         try:
             self._check_caller(scope)
             self._check_queue(scope)
-            await self._app(scope, receive, sent)
+            await self._app(scope, body.receive, sent)
         except RequestRefused as refused:
-            await refused.response()(scope, receive, sent)
+            await refused.response()(scope, body.receive, sent)
         except Exception:
             log.exception("A request failed: please report this.")
             if code == LEFT:
                 bug = RequestRefused(500, "bug", "The server failed on this request.", headers=CLOSE)
-                await bug.response()(scope, receive, sent)
+                await bug.response()(scope, body.receive, sent)
         finally:
             self.active -= 1
             self.requests += 1

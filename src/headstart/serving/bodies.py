@@ -3,8 +3,9 @@
     body = await read_body(request, place, most=20_000_000, until=time.monotonic() + 10)
     upload = read_upload(body, request.headers)          one image: raw bytes, a file in a form, or base64 in JSON
 
-`Content-Length` is used only to refuse at once what would be too big. Python's own parser of forms, and Starlette's, write
-large files to disk, so this module has a small one for bytes that are already in memory.
+`Content-Length` is used only to refuse at once what would be too big; what is left of a refused body is discarded by
+`leftovers`. Python's own parser of forms, and Starlette's, write large files to disk, so this module has a small one for bytes
+that are already in memory.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import binascii
 import json
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message
 from typing import Any
@@ -31,8 +31,6 @@ RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded", "bin
 ACCEPTED = "Send the bytes of an image (image/jpeg ...), a form with one file (multipart/form-data), or JSON."
 MOST_VALUES = 10_000
 """Values in a JSON body. Millions of small ones would take 25 times its size in memory, and hold up everyone else."""
-LINGER_TIMES, LINGER_SECONDS = 4, 2.0
-"""How much of a body that is too big is read and discarded: at most this multiple of the limit, for this many seconds."""
 MOST_PARTS = 16
 MOST_PART_HEADERS = 8_192
 
@@ -54,17 +52,13 @@ async def read_body(request: Request, place: Place, *, most: int, until: float) 
     caller has disconnected; and `Overloaded` if the memory for requests is full.
     """
     stated = request.headers.get("content-length", "")
-    stated_size = int(stated) if stated.isdigit() else 0
-    if stated_size > most and ("expect" in request.headers or stated_size > LINGER_TIMES * most):
+    if stated.isdigit() and int(stated) > most:
         raise _too_big(most)
     if request.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
         raise RequestRefused(415, "content_encoding", "Compressed requests are not supported.", headers=CLOSE)
     try:
         async with asyncio.timeout(max(0.0, until - time.monotonic())):
-            body = await _received(request, place, most) if stated_size <= most else None
-        if body is None:
-            await _discard(request, LINGER_TIMES * most)
-            raise _too_big(most)
+            body = await _received(request, place, most)
     except TimeoutError:
         raise RequestRefused(408, "too_slow_to_arrive", "The request took too long to arrive.", headers=CLOSE) from None
     except ClientDisconnect:
@@ -74,28 +68,15 @@ async def read_body(request: Request, place: Place, *, most: int, until: float) 
     return body
 
 
-async def _received(request: Request, place: Place, most: int) -> bytearray | None:
-    """Return the body; None as soon as it is larger than `most`."""
+async def _received(request: Request, place: Place, most: int) -> bytearray:
+    """Return the body. Raises `RequestRefused` as soon as it is larger than `most`."""
     body = bytearray()
     async for chunk in request.stream():
         if len(body) + len(chunk) > most:
-            return None
+            raise _too_big(most)
         place.hold(size=len(body) + len(chunk))
         body += chunk
     return body
-
-
-async def _discard(request: Request, most: int) -> None:
-    """Read on for a moment, at most `most` bytes: many clients read no answer before they have sent everything."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(LINGER_SECONDS):
-            more = True
-            while more and most > 0:
-                message = await request.receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnect
-                more = message.get("more_body", False)
-                most -= len(message.get("body", b""))
 
 
 def read_upload(body: Body, headers: Mapping[str, str]) -> Upload:
