@@ -14,7 +14,9 @@ import headstart
 from conftest import draw, write_photos
 from headstart.errors import HeadstartError, MissingData, RecipeError, WriteError
 from headstart.io.files import read_csv
+from headstart.pipeline.similar_images import SimilarImages
 from headstart.reports.explanation_sheet import WIDTH, ExplanationSheet, Neighbour, draw_explanation, overlay
+from headstart.runs.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,20 @@ def test_a_sheet_for_each_image_and_the_numbers_of_predict(run: Path, photos: Pa
     assert lines[1].endswith("; labelled class0")
     assert lines[-1] == f"2 sheets written to {tmp_path / 'sheets'}"
     assert len(lines) == 2 * 4 + 1
+
+
+def test_features_from_the_cache_alone_are_those_of_the_images(run: Path, cache: Path) -> None:
+    """Without the cache of one of two backbones, there are none."""
+    opened, cached = SimilarImages.open(RunFolder(run)), SimilarImages.cached(RunFolder(run))
+    assert cached is not None and cached.images == opened.images
+    assert cached.searched == opened.searched == len(opened.images.files) > 0
+    assert all(np.array_equal(*pair) for pair in zip(cached.own, opened.own, strict=True)) and len(cached.own) == 2
+    needed = 0
+    for folder in list((cache / "features").iterdir()):
+        folder.rename(cache / "elsewhere")
+        needed += SimilarImages.cached(RunFolder(run)) is None
+        (cache / "elsewhere").rename(folder)
+    assert needed == 2
 
 
 def test_the_nearest_are_those_by_cosine_and_never_the_image_itself(run: Path, photos: Path, tmp_path: Path) -> None:

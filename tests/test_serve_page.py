@@ -22,7 +22,9 @@ from PIL import Image
 import headstart
 from conftest import PATIENCE, Opened
 from headstart.io.extras import is_installed
+from headstart.io.folders import write_manifest
 from headstart.model.backbones.builtin import NAME
+from headstart.runs.run_folder import RunFolder
 from headstart.training.recipe import Recipe
 from running_server import RunningServer, jpeg, running_server
 
@@ -259,19 +261,43 @@ def explained_without_torch(run: Path) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+NO_TORCH = "A heat map needs timm, torch and captum, which are not installed here."
+GONE = "The training images cannot be read from where they were, so none are shown."
+FEWER = "{} of {} training images are not searched: they are gone, or their features are not in this machine's cache."
+
+
 def test_what_is_missing_is_said_and_the_rest_is_answered(run: Path, images: Path, cache: Path) -> None:
+    training = [row.label for row in RunFolder(run).training_rows]
+    fewer = FEWER.format(training.count("class1"), len(training))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADSTART_CACHE", str(cache))
         heat, note, near = explained_without_torch(run)
-        assert (heat, near) == (
-            None,
-            5,
-        ) and note == "A heat map needs timm, torch and captum, which are not installed here."
-        images.rename(images.with_name("moved"))
-        try:
-            heat, note, near = explained_without_torch(run)
-        finally:
-            images.with_name("moved").rename(images)
-        assert (heat, near) == (None, 0) and note.endswith(
-            "The training images are no longer where they were, so none is shown."
+        assert (heat, near) == (None, 5) and note == NO_TORCH
+        for place, sentence, nearest in ((images, GONE, 0), (images / "class1", fewer, 5)):
+            place.rename(images.with_name("moved"))
+            try:
+                heat, note, near = explained_without_torch(run)
+            finally:
+                images.with_name("moved").rename(place)
+            assert (heat, near) == (None, nearest) and note == f"{NO_TORCH} {sentence}"
+
+
+def test_training_images_are_neither_downloaded_nor_embedded(run: Path, tmp_path: Path) -> None:
+    """One click could otherwise occupy the server for hours."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADSTART_CACHE", str(tmp_path / "empty"))
+        heat, note, near = explained_without_torch(run)
+        assert (heat, near) == (None, 0) and note == (
+            f"{NO_TORCH} The features of the training images are not in this machine's cache, so no similar ones are shown. "
+            "`headstart explain` computes them; then restart the server."
+        )
+        assert not list(tmp_path.rglob("*.safetensors"))
+        far = shutil.copytree(run, tmp_path / "far")
+        facts = json.loads((far / "headstart.json").read_bytes())
+        facts["provenance"]["data"]["path"] = "s3://nobodys-bucket/"
+        (far / "headstart.json").write_text(json.dumps(facts))
+        write_manifest(far)
+        heat, note, near = explained_without_torch(far)
+        assert (heat, near) == (None, 0) and note == (
+            f"{NO_TORCH} The training images are in a bucket, from which this server downloads nothing."
         )

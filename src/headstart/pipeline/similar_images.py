@@ -1,6 +1,7 @@
 """The training images of a run that are most similar to other images, opened once for many queries.
 
-    similar = SimilarImages.open(run)
+    similar = SimilarImages.open(run)                computes the features that are not in the cache
+    similar = SimilarImages.cached(run)              leaves out images without features in the cache
     similar.nearest(own_features, sha256s, 5)        rows and cosines for each image
     similar.near(row, cosine), similar.thumbnail(row)
 
@@ -115,6 +116,24 @@ class SimilarImages:
         own = own_features(features, embed.extractors, embed.runtime)
         return cls(images, tuple(unit_rows(values_ND) for values_ND in own), tuple(failed))
 
+    @classmethod
+    def cached(cls, run: RunFolder) -> SimilarImages | None:
+        """The same, but only with features that are in the cache; None, without opening the dataset, if there are none.
+        Nothing is computed. The others are in `changed`."""
+        classifier = run.classifier
+        embed = Embedder([member.extractor for member in classifier.members], classifier.runtime)
+        training = [row.sha256 for row in run.training_rows]
+        if len(embed.cached(training)[1]) == len(training):
+            return None
+        images = TrainingImages.of(run)
+        features, lacking = embed.cached(images.sha256s)
+        return cls(images, own_features(features, embed.extractors, embed.runtime), tuple(lacking))
+
+    @property
+    def searched(self) -> int:
+        """Number of images that `nearest` chooses from."""
+        return len(self.images.files) - len(self.changed)
+
     def nearest(
         self, own: Sequence[np.ndarray], sha256s: Sequence[str], top: int
     ) -> list[tuple[tuple[int, float], ...]]:
@@ -122,7 +141,7 @@ class SimilarImages:
 
         Training images with the very same bytes are left out.
         """
-        if not self.images.files:
+        if not self.searched:
             return [()] * len(sha256s)
         cosines_MN = mean_cosines(own, self.units)
         cosines_MN[:, list(self.changed)] = np.nan

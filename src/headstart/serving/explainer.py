@@ -3,8 +3,9 @@
     explainer = Explainer(run)
     explainer.explain(data, label).to_json()        blocking; one image at a time
 
-A heat map needs torch, and similar images need the training images at their recorded place; without either, the answer has
-the rest, and a sentence that says why. Everything is opened for the first image: importing torch and opening the networks
+A heat map needs torch. Similar images need the training images at their recorded place, on this machine, and their features
+in its cache: training images are neither downloaded nor embedded here. Whatever is missing, the answer has the rest, and a
+sentence that says why. Everything is opened for the first image: importing torch and opening the networks
 takes some seconds and 0.5 GB. After that, an image takes about 0.1 s of one core, in the calling thread.
 
 The bytes are decoded in this process: pass only images that a decoder process has already decoded
@@ -25,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from headstart.images.image_refs import Images, read_image
+from headstart.io.addresses import store_url
 from headstart.io.extras import is_installed
 from headstart.io.files import png_bytes, sha256_bytes
 from headstart.model.inference.features import Embedder, own_features
@@ -36,6 +38,10 @@ from headstart.reports.thumbnails import data_uri
 from headstart.runs.run_folder import RunFolder
 
 TOP, SMALL = 5, 112
+NO_FEATURES = (
+    "The features of the training images are not in this machine's cache, so no similar ones are shown. `headstart explain` "
+    "computes them; then restart the server."
+)
 
 
 @dataclass(frozen=True)
@@ -98,22 +104,34 @@ class Explainer:
         return opened_heat(self.classifier)
 
     @cached_property
-    def _similar(self) -> SimilarImages:
-        return SimilarImages.open(self.run)
+    def _similar(self) -> tuple[SimilarImages | None, str]:
+        """The training images that can be searched, None if there are none; and which are missing, and why."""
+        if store_url(self.run.provenance.source().place):
+            return None, "The training images are in a bucket, from which this server downloads nothing."
+        similar, count = SimilarImages.cached(self.run), len(self.run.training_rows)
+        if similar is None:
+            return None, NO_FEATURES
+        if not similar.images.files:
+            return None, "The training images cannot be read from where they were, so none are shown."
+        missing = count - similar.searched
+        if not missing:
+            return similar, ""
+        why = "they are gone, or their features are not in this machine's cache."
+        return similar, f"{missing:,} of {count:,} training images are not searched: {why}"
 
     def _map(self, heat: Heat, image: Image.Image, label: str) -> bytes:
         (heat_HW,) = heat.batch([image], np.array([self.classifier.classes.index(label)]))
         return png_bytes(heat_layer(heat_HW))
 
     def _nearest(self, data: bytes) -> tuple[tuple[SimilarThumbnail, ...], str]:
-        similar, sha256 = self._similar, sha256_bytes(data)
-        if not similar.images.files:
-            return (), "The training images are no longer where they were, so none is shown."
+        (similar, note), sha256 = self._similar, sha256_bytes(data)
+        if similar is None:
+            return (), note
         features, failed = self._embed(Images.recorded([data], [sha256]))
         if failed:
             return (), "Similar training images could not be looked up."
         (found,) = similar.nearest(self._own(features), [sha256], TOP)
-        return tuple(self._thumbnail(similar, row, cosine) for row, cosine in found), ""
+        return tuple(self._thumbnail(similar, row, cosine) for row, cosine in found), note
 
     def _own(self, features: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         return own_features(features, self._embed.extractors, self._embed.runtime)
