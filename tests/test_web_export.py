@@ -246,6 +246,26 @@ def with_xmp(kind: str, orientation: int, *, exif: int | None = None, packed: bo
     return encoded(scene(1), kind, **options)
 
 
+def profile(orientation: int) -> str:
+    """EXIF data as text, as ImageMagick and older programs write it."""
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    digits = exif.tobytes().hex()
+    lines = [digits[i : i + 72] for i in range(0, len(digits), 72)]
+    return "\n".join(["", "exif", f"{len(digits) // 2:8}", *lines, ""])
+
+
+def with_profile(text: str, *, packed: bool = False, exif: int = 0, xmp: str = "") -> bytes:
+    """A PNG with EXIF data in a text chunk, and perhaps in its own one and in XMP."""
+    chunks, own = PngInfo(), Image.Exif()
+    chunks.add_text("Raw profile type exif", text, zip=packed)
+    if xmp:
+        chunks.add_itxt("XML:com.adobe.xmp", xmp)
+    if exif:
+        own[0x112] = exif
+    return encoded(scene(1), "PNG", pnginfo=chunks, **({"exif": own} if exif else {}))
+
+
 # What is read before the browser decodes
 
 
@@ -276,6 +296,7 @@ def refusals(folder: Path, images: dict[str, bytes]) -> dict[str, str]:
     return dict(zip(images, json.loads(done.stdout), strict=True))
 
 
+NOT_UPRIGHT = "The {} is not stored upright, and browsers ignore the orientation in its {}. Save it upright."
 UNKNOWN = (
     "This browser cannot decode the image: it is damaged, or of a kind that browsers do not know, such as TIFF. "
     "Save it as JPEG or PNG."
@@ -291,7 +312,7 @@ def test_images_that_predict_turns_by_their_xmp_are_refused_and_no_others(tmp_pa
             data = with_xmp(kind, orientation)
             assert (read_image(data).size == scene(1).size) == (orientation < 5)
             images[f"{kind} {orientation}"] = data
-            said = f"The {name} is to be turned by its XMP data, which browsers ignore. Save it upright."
+            said = NOT_UPRIGHT.format(name, "XMP data")
             expected[f"{kind} {orientation}"] = UNKNOWN if orientation == 1 else said
         images[f"{kind} upright"] = with_xmp(kind, 6, exif=1)  # EXIF comes first, as in `predict`
         expected[f"{kind} upright"] = UNKNOWN
@@ -300,8 +321,28 @@ def test_images_that_predict_turns_by_their_xmp_are_refused_and_no_others(tmp_pa
     images["cut"] = images["packed"][: images["packed"].index(b"XML:com.adobe.xmp") + 25]
     expected["cut"] = UNKNOWN
     images["exif"] = turned(6, "WEBP")
-    expected["exif"] = "The WebP is to be turned by its EXIF data, which browsers ignore. Save it upright."
+    expected["exif"] = NOT_UPRIGHT.format("WebP", "EXIF data")
     assert refusals(tmp_path, images) == expected
+
+
+def test_png_images_that_predict_turns_by_a_text_chunk_are_refused_and_no_others(tmp_path: Path) -> None:
+    xmp = '<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    images = {
+        "turned": (with_profile(profile(6)), True),
+        "mirrored": (with_profile(profile(2)), True),
+        "packed": (with_profile(profile(8), packed=True), True),
+        "upright": (with_profile(profile(1)), False),
+        "exif comes first": (with_profile(profile(6), exif=1), False),
+        "xmp comes last": (with_profile(profile(1), xmp=xmp), False),
+        "no digits": (with_profile(profile(6).replace("06", "0x")), False),
+        "no lines": (with_profile("6"), False),
+    }
+    for name, (data, is_turned) in images.items():
+        with Image.open(io.BytesIO(data)) as stored:
+            assert (read_image(data).tobytes() != stored.convert("RGB").tobytes()) == is_turned, name
+    said = NOT_UPRIGHT.format("PNG", "text chunk for EXIF data")
+    found = refusals(tmp_path, {name: data for name, (data, _) in images.items()})
+    assert found == {name: said if is_turned else UNKNOWN for name, (_, is_turned) in images.items()}
 
 
 # The page
@@ -368,10 +409,14 @@ REFUSED = {
     "cmyk.jpg": (lambda: encoded(scene(1).convert("CMYK"), "JPEG"), "The JPEG has CMYK colours"),
     "half.jpg": (lambda: encoded(scene(1), "JPEG")[:3_000], "The JPEG has no end"),
     "half.png": (lambda: encoded(scene(1), "PNG")[:9_000], "This browser cannot decode the image"),
-    "turned.webp": (lambda: turned(6, "WEBP"), "The WebP is to be turned"),
-    "xmp.jpg": (lambda: with_xmp("JPEG", 6), "The JPEG is to be turned by its XMP data"),
-    "xmp.png": (lambda: with_xmp("PNG", 6), "The PNG is to be turned by its XMP data"),
-    "xmp.webp": (lambda: with_xmp("WEBP", 6), "The WebP is to be turned by its XMP data"),
+    "profile.png": (lambda: with_profile(profile(6)), "The PNG is not stored upright"),
+    "turned.webp": (
+        lambda: turned(6, "WEBP"),
+        "The WebP is not stored upright, and browsers ignore the orientation in its EXIF",
+    ),
+    "xmp.jpg": (lambda: with_xmp("JPEG", 6), NOT_UPRIGHT.format("JPEG", "XMP data")),
+    "xmp.png": (lambda: with_xmp("PNG", 6), NOT_UPRIGHT.format("PNG", "XMP data")),
+    "xmp.webp": (lambda: with_xmp("WEBP", 6), NOT_UPRIGHT.format("WebP", "XMP data")),
     "pages.tif": (lambda: encoded(scene(1), "TIFF"), "This browser cannot decode the image"),
     "text.jpg": (lambda: b"no image", "This browser cannot decode the image"),
     "empty.png": (lambda: b"", "The file is empty."),

@@ -36,7 +36,7 @@ async function decoded(file) {
   }
 }
 
-/* Refuse what browsers decode without a word, each in another way. */
+/* Refuse what browsers decode without a word, but differently. */
 async function checkKind(file) {
   if (file.size === 0) throw new Refusal("The file is empty.");
   const bytes = new Uint8Array(await file.arrayBuffer().catch(() => {
@@ -49,7 +49,7 @@ async function checkKind(file) {
 
 function checkJpeg(bytes) {
   const { channels, after, exif, xmp } = jpegFrame(bytes);
-  if (channels === 4) throw new Refusal("The JPEG has CMYK colours, which each browser converts in another way. Save it as RGB.");
+  if (channels === 4) throw new Refusal("The JPEG has CMYK colours, which browsers convert differently. Save it as RGB.");
   if (channels && !hasEnd(bytes, after)) throw new Refusal("The JPEG has no end: it was not copied completely.");
   checkXmp("JPEG", exif, xmp);
 }
@@ -84,28 +84,43 @@ function checkWebp(bytes) {
     at += 8 + size + size % 2;
   }
   if (isTurn(orientation(found["EXIF"]))) {
-    throw new Refusal("The WebP is to be turned by its EXIF data, which browsers ignore. Save it upright.");
+    throw new Refusal(notUpright("WebP", "EXIF data"));
   }
   checkXmp("WebP", found["EXIF"], found["XMP "]);
 }
 
 async function checkPng(bytes) {
   const view = new DataView(bytes.buffer);
-  let exif = NONE, xmp = NONE;
+  let exif = NONE, profile = NONE, xmp = NONE;
   for (let at = 8; at + 12 <= bytes.length;) {
     const size = view.getUint32(at), kind = text(bytes, at + 4), content = bytes.subarray(at + 8, at + 8 + size);
     if (kind === "eXIf") exif = content;
     if (kind === "iTXt" && begins(content, PNG_XMP)) xmp = await pngText(content);
+    if (kind === "tEXt" && begins(content, PNG_PROFILE)) profile = fromHex(content.subarray(PNG_PROFILE.length));
+    if (kind === "zTXt" && begins(content, PNG_PROFILE)) profile = fromHex(await inflated(content.subarray(PNG_PROFILE.length + 1)));
     at += 12 + size;
   }
-  checkXmp("PNG", exif, xmp);
+  const turn = orientation(exif) === null ? orientation(profile) : null;
+  if (turn !== null && isTurn(turn)) throw new Refusal(notUpright("PNG", "text chunk for EXIF data"));
+  if (turn === null) checkXmp("PNG", exif, xmp);
+}
+
+/* EXIF data as ImageMagick writes it into a text chunk: an empty line, its name and its length, then digits. */
+function fromHex(profile) {
+  const digits = latin(profile).split("\n").slice(3).join("");
+  if (!/^(?:[0-9a-f]{2})*$/i.test(digits)) return NONE;
+  return Uint8Array.from({ length: digits.length / 2 }, (_, i) => parseInt(digits.slice(2 * i, 2 * i + 2), 16));
 }
 
 /* The text of an iTXt chunk: keyword, compression flag and method, language, translated keyword, text. */
 async function pngText(content) {
   const language = PNG_XMP.length + 2, translated = content.indexOf(0, language) + 1, at = content.indexOf(0, translated) + 1;
   const packed = content.subarray(at);
-  if (content[PNG_XMP.length] !== 1) return packed;
+  return content[PNG_XMP.length] === 1 ? inflated(packed) : packed;
+}
+
+/* What was compressed; nothing if it is damaged. */
+async function inflated(packed) {
   const unpacked = new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate")));
   return new Uint8Array(await unpacked.arrayBuffer().catch(() => new ArrayBuffer(0)));
 }
@@ -115,9 +130,11 @@ function checkXmp(kind, exif, xmp) {
   if (orientation(exif) !== null) return;
   const found = /tiff:Orientation(?:="|>)([1-8])/.exec(latin(xmp));
   if (found && isTurn(Number(found[1]))) {
-    throw new Refusal(`The ${kind} is to be turned by its XMP data, which browsers ignore. Save it upright.`);
+    throw new Refusal(notUpright(kind, "XMP data"));
   }
 }
+
+const notUpright = (kind, place) => `The ${kind} is not stored upright, and browsers ignore the orientation in its ${place}. Save it upright.`;
 
 const isTurn = orientation => orientation >= 2 && orientation <= 8;
 
@@ -140,7 +157,7 @@ function orientation(exif) {
   return null;
 }
 
-const NONE = new Uint8Array(0), XMP_MARK = "http://ns.adobe.com/xap/1.0/\0", PNG_XMP = "XML:com.adobe.xmp\0";
+const NONE = new Uint8Array(0), XMP_MARK = "http://ns.adobe.com/xap/1.0/\0", PNG_XMP = "XML:com.adobe.xmp\0", PNG_PROFILE = "Raw profile type exif\0";
 const latin = bytes => new TextDecoder("latin1").decode(bytes);
 const begins = (bytes, mark) => latin(bytes.subarray(0, mark.length)) === mark;
 const text = (bytes, at) => String.fromCharCode(...bytes.subarray(at, at + 4));
