@@ -6,6 +6,7 @@ their own files where they are installed.
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -97,6 +99,19 @@ def test_the_container_starts_the_server_as_it_must_be_started() -> None:
     assert only("STOPSIGNAL") == "SIGTERM"
 
 
+class Ready(http.server.BaseHTTPRequestHandler):
+    """A server that says whether it is ready."""
+
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status if self.path == "/readyz" else 404)
+        self.end_headers()
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
 def test_the_health_check_asks_whether_the_server_is_ready() -> None:
     options, command = only("HEALTHCHECK").split(" CMD ")
     assert re.fullmatch(r"(--[a-z-]+=\d+s? ?)+", options)
@@ -104,7 +119,22 @@ def test_the_health_check_asks_whether_the_server_is_ready() -> None:
     assert (python, flag) == ("python", "-c")
     asked = re.search(r"http://127\.0\.0\.1:(\d+)(/\w+)", code)
     assert asked is not None and asked[1] == only("EXPOSE") and asked[2] == "/readyz"
-    compile(code, "HEALTHCHECK", "exec")
+    with http.server.HTTPServer(("127.0.0.1", 0), Ready) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        code = code.replace(asked[1], str(server.server_port))
+        environment = {
+            **os.environ,
+            "HTTP_PROXY": "http://127.0.0.1:9",
+            "http_proxy": "http://127.0.0.1:9",
+            "no_proxy": "",
+        }
+        for ready in (True, False):
+            Ready.status = 200 if ready else 503
+            done = subprocess.run([sys.executable, flag, code], env=environment, capture_output=True, timeout=PATIENCE)
+            assert (done.returncode == 0) == ready, (
+                done.stderr.decode()
+            )  # though Docker may set a proxy in every container
+        server.shutdown()
 
 
 def test_the_lines_for_docker_name_what_the_file_has() -> None:
@@ -365,7 +395,10 @@ def test_a_pod_has_no_rights_and_ends_after_its_last_answer() -> None:
     assert pod["terminationGracePeriodSeconds"] > DEFAULTS.drain + container["lifecycle"]["preStop"]["sleep"]["seconds"]
     options = options_of(container["args"])
     assert options["decoders"] == container["resources"]["limits"]["cpu"]
-    assert options["allow-host"].split(",")[0] == manifests()["Service"]["metadata"]["name"]
+    service = manifests()["Service"]["metadata"]["name"]
+    within = ["", ".default", ".default.svc", ".default.svc.cluster.local"]
+    assert options["allow-host"].split(",")[:4] == [f"{service}{suffix}" for suffix in within]
+    ServerOptions(allow_host=options["allow-host"]).check()
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     token = options_of(entrypoint()[3:])["token-file"]
     assert mounts == {"tmp": "/tmp", "token": str(Path(token).parent)}
@@ -390,6 +423,7 @@ def test_proxies_have_the_servers_own_limits() -> None:
     assert re.findall(r"client_body_timeout (\w+);", nginx) == [limits[1]]
     for text in (caddy, nginx):
         assert f"127.0.0.1:{DEFAULTS.port}" in text and "/metrics" in text
+        assert "Host $host;" not in text  # without the port, which the Origin of a page has
         assert text.count("{") == text.count("}")
         (kept,) = re.findall(r"keepalive(?:_timeout)? (\d+)s", text)
         assert int(kept) * 1_000 < idle
