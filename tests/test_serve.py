@@ -297,10 +297,10 @@ def test_other_machines_need_a_token(host: str, tmp_path: Path) -> None:
     ("content", "message"),
     [
         (None, "cannot be read: No such file or directory."),
-        (b"", "expected one word of at least 16 letters and digits."),
-        (b"too short\n", "expected one word of at least 16 letters and digits."),
-        (b"two words of some length here", "expected one word of at least 16 letters and digits."),
-        (b"\xff" * 20, "expected one word of at least 16 letters and digits."),
+        (b"", "expected at least 16 ASCII characters without spaces."),
+        (b"too short\n", "expected at least 16 ASCII characters without spaces."),
+        (b"two words of some length here", "expected at least 16 ASCII characters without spaces."),
+        (b"\xff" * 20, "expected at least 16 ASCII characters without spaces."),
     ],
 )
 def test_a_token_file_that_is_no_token(content: bytes | None, message: str, tmp_path: Path) -> None:
@@ -312,13 +312,22 @@ def test_a_token_file_that_is_no_token(content: bytes | None, message: str, tmp_
     assert refused.value.message == f"token_file {file}: {message}"
 
 
+NO_HOST = "allow_host {!r} cannot be used: expected a host name without a scheme, a port or a *."
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"port": 70_000}, "port 70000 cannot be used: expected a number from 0 to 65535."),
-        ({"queue": 0}, "queue 0 cannot be used: expected a number from 1 to 10000."),
+        ({"port": 70_000}, "port 70000 cannot be used: expected a whole number from 0 to 65535."),
+        ({"queue": 0}, "queue 0 cannot be used: expected a whole number from 1 to 10000."),
         ({"deadline": float("nan")}, "deadline nan cannot be used: expected a number from 0.05 to 600."),
         ({"max_body": 10_000}, "max_body 10000 cannot be used: expected a number from 0.001 to 512."),
+        ({"port": 80.5}, "port 80.5 cannot be used: expected a whole number from 0 to 65535."),
+        ({"decoders": True}, "decoders True cannot be used: expected a whole number from 0 to 256."),
+        ({"allow_host": "a, https://B.example"}, NO_HOST.format("https://b.example")),
+        ({"allow_host": "b.example:8443"}, NO_HOST.format("b.example:8443")),
+        ({"allow_host": "*.example"}, NO_HOST.format("*.example")),
+        ({"allow_host": "2001:db8::7"}, NO_HOST.format("2001:db8::7")),
         ({"explain": "maybe"}, "explain 'maybe' is not known: expected auto, on or off."),
     ],
 )

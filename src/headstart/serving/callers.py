@@ -48,9 +48,8 @@ class Callers:
     def of(cls, options: ServerOptions, token: bytes | None) -> Callers:
         """Return who may call a server with these options."""
         host = options.host.lower()
-        given = (name.strip().lower() for name in options.allow_host.split(","))
         bound = f"[{host}]" if ":" in host else host
-        return cls({*LOOPBACK_NAMES, bound, *filter(None, given)}, options.host in EVERYWHERE, token)
+        return cls({*LOOPBACK_NAMES, bound, *options.allowed_hosts}, options.host in EVERYWHERE, token)
 
     def check_site(self, headers: NamedHeaders, *, opens_page: bool = False) -> None:
         """Raise `RequestRefused` for a request that a page of another site made, or that names another host.

@@ -52,10 +52,16 @@ class ServerOptions:
 
     def check(self) -> None:
         """Raise `ServeError` for a value that cannot be used."""
-        for name, least, most in _BOUNDS:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-                raise ServeError(f"{name} {value!r} cannot be used: expected a number from {least:g} to {most:g}.")
+        for name, kind, least, most in _BOUNDS:
+            value, number = getattr(self, name), "a whole number" if kind is int else "a number"
+            if isinstance(value, bool) or not isinstance(value, int | kind) or not least <= value <= most:
+                raise ServeError(f"{name} {value!r} cannot be used: expected {number} from {least:g} to {most:g}.")
+        for name in self.allowed_hosts:
+            if any(each in name for each in "/*@ ") or (":" in name and not (name[0] == "[" and name[-1] == "]")):
+                raise ServeError(
+                    f"allow_host {name!r} cannot be used: expected a host name without a scheme, a port or a *.",
+                    hint="Separate several names by commas: classifier.example.org,classifier",
+                )
         if self.explain not in ("auto", "on", "off"):
             raise ServeError(f"explain {self.explain!r} is not known: expected auto, on or off.")
         if not self.on_loopback and self.token_file is None:
@@ -63,6 +69,11 @@ class ServerOptions:
                 f"host {self.host}: other machines could send requests and read the answers without a token.",
                 hint="Add --token-file FILE with a token in it, or leave out --host.",
             )
+
+    @property
+    def allowed_hosts(self) -> list[str]:
+        """The names in `allow_host`, in lower case."""
+        return [name for name in (each.strip().lower() for each in self.allow_host.split(",")) if name]
 
     @property
     def on_loopback(self) -> bool:
@@ -85,14 +96,14 @@ class ServerOptions:
         return int(self.max_body * 1e6)
 
 
-_BOUNDS = (
-    ("port", 0, 65_535),
-    ("max_body", 0.001, 512),
-    ("queue", 1, 10_000),
-    ("deadline", 0.05, 600),
-    ("receive", 0.1, 600),
-    ("drain", 0, 3_600),
-    ("decoders", 0, 256),
+_BOUNDS: tuple[tuple[str, type[int] | type[float], float, float], ...] = (
+    ("port", int, 0, 65_535),
+    ("max_body", float, 0.001, 512),
+    ("queue", int, 1, 10_000),
+    ("deadline", float, 0.05, 600),
+    ("receive", float, 0.1, 600),
+    ("drain", float, 0, 3_600),
+    ("decoders", int, 0, 256),
 )
 
 
@@ -109,7 +120,7 @@ def read_token(options: ServerOptions) -> bytes | None:
         ) from error
     if len(token) < LEAST_TOKEN or not token.isascii() or len(token.split()) != 1:
         raise ServeError(
-            f"token_file {file}: expected one word of at least {LEAST_TOKEN} letters and digits.",
+            f"token_file {file}: expected at least {LEAST_TOKEN} ASCII characters without spaces.",
             hint=f"To make one: python -c 'import secrets; print(secrets.token_urlsafe())' > {file}",
         )
     return token
