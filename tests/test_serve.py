@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -9,10 +10,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,10 +24,17 @@ from PIL import Image
 import headstart
 from conftest import PATIENCE, SmallRun, scene
 from headstart.errors import ServeError
-from headstart.exporters.open_classifier import open_classifier
+from headstart.exporters.export_folder import ExportFolder
+from headstart.exporters.exported_classifier import ExportedClassifier
+from headstart.exporters.open_classifier import OpenedClassifier, open_classifier
 from headstart.images.preprocess import Preprocess
 from headstart.io.extras import is_installed
+from headstart.io.folders import write_manifest
 from headstart.runs.run_folder import RunFolder
+from headstart.serving.admission import Admission
+from headstart.serving.decoders import Decoders
+from headstart.serving.readiness import check_answers
+from headstart.serving.served_networks import open_served, plan_of
 from headstart.serving.server_options import ServerOptions
 from running_server import RunningServer, encoded, free_port, jpeg, running_server
 
@@ -243,6 +253,48 @@ def test_an_export_that_does_not_answer_as_it_should_never_becomes_ready(tmp_pat
         assert running.process.returncode == 1
         assert "its logits differ from the expected ones by " in running.notes
         assert "Traceback" not in running.notes
+
+
+class OneAtATime(ExportedClassifier):
+    """An export whose network waits a while for a second thread that runs it, which it may not."""
+
+    def __init__(self, export: ExportFolder) -> None:
+        super().__init__(export)
+        self.running, self.overlapped = threading.Lock(), threading.Event()
+
+    def opened_runner(self) -> Any:
+        runner = super().opened_runner()
+
+        def run(pixels: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+            if self.running.locked():
+                self.overlapped.set()
+            with self.running:
+                self.overlapped.wait(1.5)
+                return runner(pixels)
+
+        return run
+
+
+def test_an_export_without_samples_is_checked_by_one_thread_at_a_time(tmp_path: Path, own_cache: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra export, to make an export")
+    from headstart.serving.served_classifier import ServedClassifier
+    from tiny_export import write_predicting_export
+
+    place = write_predicting_export(tmp_path / "export", {"pixels": Preprocess(image_size=96)})
+    (place / "samples" / "expected.json").unlink()
+    write_manifest(place)
+    folder = ExportFolder(place)
+    opened = OpenedClassifier(OneAtATime(folder), export=folder)
+    with Decoders(plan_of(opened), count=1, seconds_each=PATIENCE) as decoders:
+        served = ServedClassifier(opened, decoders, Admission(images=1, size=1_000_000, seconds=PATIENCE))
+
+        async def check() -> None:
+            served.start(open_served(opened))
+            await check_answers(served)
+            served.close()
+
+        asyncio.run(check())
+    assert not opened.classifier.overlapped.is_set()
 
 
 WATCHED = """
