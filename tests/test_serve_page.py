@@ -182,10 +182,16 @@ def test_a_busy_server_is_asked_again_and_a_token_is_asked_for(browser: Any, gua
     page = opened.page
     assert page.title() == "Image classifier" and "class1" not in page.content()  # without the token, it tells nothing
     opened.give({"one.jpg": jpeg(1), "two.jpg": jpeg(2)})
-    field = page.get_by_label("This server answers only callers that have its token.")
+    field, said = page.get_by_label("This server requires a token."), page.locator("#token-said")
+    for wrong in ("\u200b" + SECRET, "two words"):  # the first one cannot be a header, and is easily pasted
+        field.fill(wrong)
+        page.get_by_role("button", name="Continue").click()
+        page.get_by_text("A token has only ASCII characters and no spaces. Paste it again, or type it.").wait_for()
     field.fill("wrong")
-    page.get_by_role("button", name="Use it").click()
+    page.get_by_role("button", name="Continue").click()
+    page.get_by_text("The server refused that token.").wait_for()
     page.wait_for_selector("#secret:focus")
+    assert said.get_attribute("role") == "alert" and field.get_attribute("aria-describedby") == "token-said"
     full = iter([{"error": "Not now: the queue is full.", "reason": "overloaded"}] * 2)
 
     def at_first_full(route: Any) -> None:
@@ -202,6 +208,35 @@ def test_a_busy_server_is_asked_again_and_a_token_is_asked_for(browser: Any, gua
     for name in ("one.jpg", "two.jpg"):
         assert opened.card(name).locator(".label").count() == 1
         assert opened.card(name).get_by_role("button", name="Explain").count() == 0
+    opened.close()
+
+
+def test_work_on_removed_images_ends(browser: Any, server: RunningServer) -> None:
+    opened = ServedPage(browser, server)
+    page, held = opened.page, []
+
+    def hold(route: Any) -> None:
+        if len(held) < 4:  # as many as the page sends at once
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/v1/classify", hold)
+    opened.give({f"{k}.jpg": jpeg(k) for k in range(4)} | {"waiting.jpg": jpeg(5)})
+    page.wait_for_function("() => document.querySelectorAll('.busy').length === 5")
+    while len(held) < 4:
+        page.wait_for_timeout(20)
+    aborted: list[str] = []
+    page.on("requestfailed", lambda request: aborted.append(request.failure))
+    page.get_by_role("button", name="Remove 0.jpg").click()
+    assert opened.card("waiting.jpg").locator(".label").count() == 1  # the place is free
+    page.get_by_role("button", name="Remove all").click()
+    opened.give({f"{k}.jpg": jpeg(k) for k in range(6, 10)})
+    for k in range(6, 10):
+        assert opened.card(f"{k}.jpg").locator(".label").count() == 1
+    assert len(aborted) == 4 and page.locator("#aloud").inner_text().startswith(
+        tuple(f"{k}.jpg: " for k in range(6, 10))
+    )
     opened.close()
 
 

@@ -112,7 +112,7 @@ IN_A_BROWSER = """\
 ## In a browser
 
 `index.html` is a page that classifies images in the browser; they are sent to nobody. It first tests itself with the samples,
-and classifies nothing where they do not give what was proven.
+and classifies nothing if they do not match the export.
 
 {how}
 """

@@ -101,8 +101,8 @@ def _made(about: Mapping[str, Any]) -> str:
 
 def _classes(classes: Sequence[str]) -> str:
     if not classes:
-        return "Its answers need the token of this server."
-    return f"It tells {len(classes):,} classes apart: {few([plain(name) for name in classes], MOST_CLASSES)}."
+        return "Enter the server's token to classify images."
+    return f"It distinguishes {len(classes):,} classes: {few([plain(name) for name in classes], MOST_CLASSES)}."
 
 
 def _inside_policy(style: str, scripts: Sequence[str]) -> str:

@@ -78,7 +78,7 @@
 
   /* Cards: one per image */
 
-  const waiting = [];
+  const waiting = [], cards = new Set();
   let running = 0;
 
   function next() {
@@ -88,30 +88,41 @@
   async function work(card) {
     running += 1;
     try {
-      card.wait("Looking");
-      const answer = await classifier.classify(card.file, text => card.wait(text));
-      if (card.element.isConnected) card.show(answer);
+      card.wait("Classifying");
+      const answer = await classifier.classify(card.file, text => card.wait(text), card.removed.signal);
+      if (cards.has(card)) card.show(answer);
     } catch (error) {
-      if (about.mode === "there" && error instanceof TokenWanted) {
-        waiting.unshift(card);
-        card.wait("Waiting for the token");
-        if (error.sent === classifier.token) askToken();
-      } else card.fail(error.message, !(error instanceof Refused) || error.again);
+      if (cards.has(card)) failed(card, error);
     }
     running -= 1;
     next();
   }
 
+  function failed(card, error) {
+    if (about.mode === "there" && error instanceof TokenWanted) {
+      waiting.unshift(card);
+      card.wait("Waiting for the token");
+      if (error.sent === classifier.token) askToken();
+    } else card.fail(error.message, !(error instanceof Refused) || error.again);
+  }
+
   function askToken() {
     if (!by("token").hidden) return;
     by("token").hidden = false;
+    by("token-said").textContent = classifier.token ? "The server refused that token." : "";
     by("secret").value = "";
     by("secret").focus();
   }
 
   by("token").addEventListener("submit", event => {
     event.preventDefault();
-    classifier.token = by("secret").value.trim();
+    const token = by("secret").value.trim();
+    if (!/^[!-~]+$/.test(token)) {
+      by("token-said").textContent = "A token has only ASCII characters and no spaces. Paste it again, or type it.";
+      by("secret").select();
+      return;
+    }
+    classifier.token = token;
     by("token").hidden = true;
     next();
   });
@@ -123,6 +134,7 @@
       this.file = file;
       this.name = name;
       this.id = `card-${count += 1}`;
+      this.removed = new AbortController();
       this.url = URL.createObjectURL(file);
       this.image = made("img", { src: this.url, alt: "", decoding: "async", loading: "lazy", onerror: () => this.noPreview() });
       this.frame = made("div", { class: "frame" }, this.image);
@@ -131,6 +143,7 @@
       const remove = made("button", { type: "button", class: "remove", "aria-label": `Remove ${name}`, onclick: () => this.remove() }, "\u00d7");
       this.element = made("li", {}, made("article", { class: "card", "aria-labelledby": this.id }, this.figure, this.body, remove));
       this.wait("Waiting");
+      cards.add(this);
     }
 
     fileLine() { return made("p", { class: "file" }, made("bdi", {}, this.name)); }
@@ -173,7 +186,8 @@
       const said = made("p", { class: "muted", role: "status" }, "Explaining; the first time takes some seconds");
       this.explained.replaceChildren(said);
       try {
-        const explanation = await classifier.explain(this.file, text => { said.textContent = text; });
+        const explanation = await classifier.explain(this.file, text => { said.textContent = text; }, this.removed.signal);
+        if (!cards.has(this)) return;
         this.explainer.parentElement.remove();
         this.showHeat(explanation);
         this.explained.replaceChildren(...explanationParts(explanation));
@@ -204,11 +218,17 @@
       this.frame.replaceChildren(made("span", { class: "absent" }, "no preview in this browser"));
     }
 
+    /* Stop what is being done for the card */
+    end() {
+      cards.delete(this);
+      if (waiting.includes(this)) waiting.splice(waiting.indexOf(this), 1);
+      this.removed.abort();
+      URL.revokeObjectURL(this.url);
+    }
+
     remove() {
       const after = (this.element.nextElementSibling || this.element.previousElementSibling)?.querySelector(".remove");
-      const place = waiting.indexOf(this);
-      if (place >= 0) waiting.splice(place, 1);
-      URL.revokeObjectURL(this.url);
+      this.end();
       this.element.remove();
       shownCards();
       (after || by("choose")).focus();
@@ -279,9 +299,9 @@
 
   function add(files) {
     if (state === "bad" || !files.length) return;
-    const cards = [...files].map(file => new Card(file, file.name || "pasted image"));
-    by("cards").prepend(...cards.map(card => card.element));
-    waiting.push(...cards);
+    const added = [...files].map(file => new Card(file, file.name || "pasted image"));
+    by("cards").prepend(...added.map(card => card.element));
+    waiting.push(...added);
     shownCards();
     next();
   }
@@ -289,8 +309,7 @@
   by("choose").addEventListener("click", () => by("files").click());
   by("files").addEventListener("change", () => { add(by("files").files); by("files").value = ""; });
   by("clear").addEventListener("click", () => {
-    waiting.length = 0;
-    for (const image of by("cards").querySelectorAll(".frame > img:first-child")) URL.revokeObjectURL(image.src);
+    for (const card of [...cards]) card.end();
     by("cards").replaceChildren();
     shownCards();
     by("choose").focus();
@@ -314,23 +333,25 @@
   /* The camera: off until somebody asks for it, and off again when its window closes */
 
   const camera = by("camera"), video = by("video");
-  let taken = 0;
+  let taken = 0, opened = 0;
 
   async function startCamera() {
+    const turn = opened += 1, isOpen = () => camera.open && turn === opened;
     by("camera-said").textContent = "Waiting for the camera";
     by("take").disabled = true;
     camera.showModal();
     try {
       const wanted = { video: { facingMode: "environment", width: { ideal: 1920 }, height: { ideal: 1440 } } };
       const stream = await navigator.mediaDevices.getUserMedia(wanted);
-      if (!camera.open) return stop(stream);
+      if (!isOpen()) return stop(stream);
       video.srcObject = stream;
       await video.play();
       by("camera-said").textContent = "";
       by("take").disabled = false;
       by("take").focus();
     } catch (error) {
-      by("camera-said").textContent = error.name === "NotAllowedError" ? "The camera may not be used: allow it in the browser's settings." : "There is no camera that can be used.";
+      if (!isOpen()) return;
+      by("camera-said").textContent = error.name === "NotAllowedError" ? "The browser blocked the camera; allow it in its settings." : "No camera was found.";
     }
   }
 

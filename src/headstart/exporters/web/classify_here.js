@@ -20,7 +20,7 @@ class ClassifierHere {
 
   async open(say) {
     if (this.files instanceof FilesBeside && location.protocol === "file:") {
-      return { ok: false, rows: [], sentence: "Browsers do not let a page on the disk read the files beside it. Put the folder on a web server (for a try: python -m http.server), or export with --one-file." };
+      return { ok: false, rows: [], sentence: "Browsers do not let a page on the disk read the files beside it. Put the folder on a web server (to try it: python -m http.server), or export with --one-file." };
     }
     try {
       await this.start(say);
@@ -96,16 +96,16 @@ class ClassifierHere {
 const megabytes = bytes => (bytes / 1e6).toFixed(1);
 const STEPS = { decoded: "decoding differs", resized: "resizing differs", logits: "logits differ", probabilities: "probabilities differ", answer: "answers differ" };
 
-/* The result of the self-test, and the first step that differs from what was proven. */
+/* The result of the self-test, and the first step that differs from the export. */
 function judged(rows) {
   for (const step of Object.keys(STEPS)) {
     const wrong = rows.filter(row => !row[step].ok);
     if (!wrong.length) continue;
     const apart = Math.max(...wrong.map(row => row[step].max));
     const by = Number.isFinite(apart) ? `by up to ${Number(apart.toPrecision(2))}` : "in size";
-    return { ok: false, rows, sentence: `${STEPS[step]} ${by} from what was proven, in ${wrong.length} of ${rows.length} samples.` };
+    return { ok: false, rows, sentence: `${STEPS[step]} ${by} from the export, in ${wrong.length} of ${rows.length} samples.` };
   }
-  return { ok: true, rows, sentence: `${rows.length} of ${rows.length} samples give what was proven.` };
+  return { ok: true, rows, sentence: `all ${rows.length} samples match the export.` };
 }
 
 /* Files beside the page. `program` starts the worker, the last of the scripts; it loads the others, and `ort`, itself. */
