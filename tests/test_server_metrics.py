@@ -78,11 +78,19 @@ def test_every_request_is_counted_by_route_and_status(server: RunningServer, pho
         ("/v2/models/{name}/infer", "400"): 1,
         ("/metrics", "200"): 1,
     }
-    assert growth(before, after, "request_seconds_count") == 12
+    timed = {
+        key[1]: value - before.get(key, 0.0)
+        for key, value in after.items()
+        if key[0] == "headstart_request_seconds_count"
+    }
+    assert {(dict(key)["route"], dict(key)["code"]): value for key, value in timed.items() if value} == {
+        key: value for key, value in counted.items() if value
+    }
     assert growth(before, after, "decode_seconds_count") == 2
     assert growth(before, after, "batch_images_sum") == 2
     assert growth(before, after, "network_seconds_count") == growth(before, after, "batch_images_count") >= 1
-    assert growth(before, after, "request_seconds_sum") >= growth(before, after, "network_seconds_sum") > 0
+    predicted = growth(before, after, "request_seconds_sum", route="/predict", code="200")
+    assert predicted >= growth(before, after, "network_seconds_sum") > 0
     assert after[("headstart_queue_depth", ())] == 0
 
 
@@ -142,4 +150,5 @@ def test_the_page_needs_the_secret_and_shows_the_process(server: RunningServer) 
     assert {reason for (name, labels) in values if name == "headstart_shed_total" for _, reason in labels} == {
         *("overloaded", "deadline", "starting", "draining", "left")
     }
+    assert values[("headstart_decoders_replaced_total", ())] == 0
     assert values[("process_resident_memory_bytes", ())] > 1e7

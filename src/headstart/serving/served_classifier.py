@@ -64,7 +64,7 @@ class ServedClassifier:
         self.classes = opened.classes
         self.calibration = opened.calibration
         self.opened, self.decoders, self.admission = opened, decoders, admission
-        self.metrics = ServerMetrics(lambda: admission.images)
+        self.metrics = ServerMetrics(depth=lambda: admission.images, replaced=lambda: decoders.replaced)
         self._network: NetworkThreads[_Ticket] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 

@@ -1,6 +1,6 @@
 """What the server counts and times, in the format of Prometheus: GET /metrics.
 
-    metrics = ServerMetrics(lambda: len(queue))
+    metrics = ServerMetrics(depth=lambda: len(queue), replaced=lambda: decoders.replaced)
     metrics.answered("/predict", 200, 0.012); metrics.decoded(0.003); metrics.ran(5, 0.02); metrics.shed("deadline")
     metrics.page()
 
@@ -9,16 +9,20 @@ named by its pattern (``/v2/models/{name}/infer``), never by the path, and what 
 of time series is fixed, whatever callers send. Counting takes microseconds; process memory, CPU seconds and open files are
 read when Prometheus asks.
 
-The seconds of a request run from its first line to the last byte of its answer, and so include a slow caller.
+The seconds of a request run from the end of its headers until its answer is handed to the HTTP server. So they include a
+caller who sends slowly, but not one who reads slowly. They are kept by route and status: the milliseconds of a probe or of a
+refusal would otherwise hide those of predictions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 IMAGES = (1, 2, 4, 8, 16, 32, 64)
@@ -29,14 +33,19 @@ PAGE_TYPE = CONTENT_TYPE_LATEST
 
 
 class ServerMetrics:
-    """Counters, gauges and histograms of one server; `depth` says how many images are in it now."""
+    """Counters, gauges and histograms of one server; `depth` says how many images are in it now, `replaced` how many of its
+    decoders have been replaced."""
 
-    def __init__(self, depth: Callable[[], float]) -> None:
+    def __init__(self, *, depth: Callable[[], float], replaced: Callable[[], float]) -> None:
         self.registry = CollectorRegistry()
         own: dict[str, Any] = {"registry": self.registry, "namespace": "headstart"}
         self._requests = Counter("requests", "Requests answered.", ("route", "code"), **own)
         self._request_seconds = Histogram(
-            "request_seconds", "Seconds from the first line of a request to its answer.", buckets=SECONDS, **own
+            "request_seconds",
+            "Seconds from the headers of a request to its answer.",
+            ("route", "code"),
+            buckets=SECONDS,
+            **own,
         )
         self._decode_seconds = Histogram(
             "decode_seconds", "Seconds to decode and resize an image.", buckets=SECONDS, **own
@@ -49,12 +58,13 @@ class ServerMetrics:
         self._shed = Counter("shed", "Requests turned away or dropped.", ("reason",), **own)
         for reason in SHED:
             self._shed.labels(reason)
+        self.registry.register(_Replaced(replaced))
         ProcessCollector(registry=self.registry)
 
     def answered(self, route: str, code: int, seconds: float) -> None:
         """Count a request by its route's pattern."""
         self._requests.labels(route, str(code)).inc()
-        self._request_seconds.observe(seconds)
+        self._request_seconds.labels(route, str(code)).observe(seconds)
 
     def decoded(self, seconds: float) -> None:
         """Count one image decoded."""
@@ -72,6 +82,18 @@ class ServerMetrics:
     def page(self) -> bytes:
         """Return the page for Prometheus; its type is `PAGE_TYPE`."""
         return generate_latest(self.registry)
+
+
+class _Replaced(Collector):
+    """A count that is kept elsewhere."""
+
+    def __init__(self, count: Callable[[], float]) -> None:
+        self._count = count
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Return the count when Prometheus asks."""
+        what = "Decoder processes replaced, since they crashed or took too long."
+        yield CounterMetricFamily("headstart_decoders_replaced", what, value=self._count())
 
 
 def route_pattern(scope: Mapping[str, Any]) -> str:
