@@ -185,7 +185,11 @@ def test_a_decoder_that_takes_too_long_is_stopped_and_replaced() -> None:
         for done in [decoders.submit(data, until=until) for data in (b"spin", b"sleep")]:
             found = done.result()
             assert isinstance(found, ImageRefusal)
-            assert (found.reason, found.message) == ("too_slow", "It took more than 0.4 s to decode and was stopped.")
+            assert (found.reason, found.message) == (
+                "too_slow",
+                "The image took more than 0.4 s to decode and was stopped: the server is busy, or its --deadline is too short "
+                "for this image.",
+            )
         decoded(decoders, jpeg(1))
         assert decoders.replaced
 

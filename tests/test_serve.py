@@ -175,6 +175,11 @@ def test_as_many_classes_as_were_asked_for(server: RunningServer) -> None:
     assert len(server.ask("/predict?top_k=1", image).json()) == 1
     assert len(server.ask("/predict?top_k=99", image).json()) == 3
     assert len(server.ask("/predict", json.dumps(as_json).encode(), headers=kind).json()) == 2
+    file = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n' + image + b"\r\n"
+    for asked, count in ((b"2", 2), (b"two", None)):  # as `curl --form file=@a.jpg --form top_k=2` sends it
+        form = file + b'--b\r\nContent-Disposition: form-data; name="top_k"\r\n\r\n' + asked + b"\r\n--b--\r\n"
+        answer = server.ask("/predict", form, headers={"Content-Type": "multipart/form-data; boundary=b"})
+        assert len(answer.json()) == count if count else answer.json()["reason"] == "top_k"
     for wrong in ("0", "-1", "two", "1.5", "", "9" * 30, "%31%00"):
         assert server.ask(f"/predict?top_k={wrong}", image).status == 400, wrong
 

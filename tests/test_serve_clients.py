@@ -179,6 +179,10 @@ def test_of_several_images_the_bad_ones_are_named(triton: Any, files: list[Path]
     with pytest.raises(http.InferenceServerException) as refused:
         triton.infer("headstart", [bytes_input(*[good] * 65)])
     assert refused.value.status() == "400" and "expected 1 to 64 per request" in refused.value.message()
+    for count, rest in ((6, "1 more image cannot be used."), (7, "2 more images cannot be used.")):
+        with pytest.raises(http.InferenceServerException) as refused:
+            triton.infer("headstart", [bytes_input(*[b"text"] * count)])
+        assert refused.value.message().count("Image ") == 5 and refused.value.message().endswith(f" {rest}")
 
 
 def test_other_ways_of_asking_are_refused_with_their_status(server: RunningServer, files: list[Path]) -> None:

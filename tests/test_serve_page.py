@@ -128,6 +128,18 @@ def test_several_images_get_the_answers_of_the_server(opened: ServedPage) -> Non
     assert opened.violations() == []
 
 
+def test_an_image_that_was_too_slow_can_be_tried_again(opened: ServedPage) -> None:
+    page = opened.page
+    slow = {"error": "The image took more than 1.6 s to decode and was stopped.", "reason": "too_slow"}
+    page.route("**/v1/classify", lambda route: route.fulfill(status=422, json=slow), times=1)
+    opened.give({"slow.jpg": jpeg(1)})
+    assert opened.card("slow.jpg").locator(".refused").inner_text() == slow["error"]
+    page.get_by_role("button", name="Try again").click()
+    page.locator(".label").wait_for()
+    opened.give({"text.jpg": b"no image"})
+    assert opened.card("text.jpg").get_by_role("button", name="Try again").count() == 0
+
+
 SETS = {
     "one.jpg": (1, False, "Prediction set: 1."),
     "forced.jpg": (

@@ -85,7 +85,7 @@ def read_upload(body: Body, headers: Mapping[str, str]) -> Upload:
     stated["content-type"] = headers.get("content-type", "").strip() or "application/octet-stream"
     kind = stated.get_content_type()
     if kind == "multipart/form-data":
-        return Upload(_file_of_form(body, str(stated.get_param("boundary") or "")))
+        return _from_form(body, str(stated.get_param("boundary") or ""))
     if kind == "application/json":
         return _from_json(body)
     if kind in RAW or kind.startswith("image/"):
@@ -115,13 +115,15 @@ def decode_base64(text: Any, where: str) -> bytes:
     if not isinstance(text, str) or not text:
         raise RequestRefused(400, "base64", f"{where}: expected the bytes of an image in base64.")
     if text[:8].lower().startswith(("http://", "https:/")):
-        raise RequestRefused(400, "address", f"{where}: is a URL; the server fetches nothing. Send the image itself.")
+        raise RequestRefused(
+            400, "address", f"{where} is a URL, which the server does not fetch. Send the image itself."
+        )
     if text[:5].lower() == "data:":
         text = text.partition(",")[2]
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise RequestRefused(400, "base64", f"{where}: is not valid base64: {error}.") from None
+        raise RequestRefused(400, "base64", f"{where} is not valid base64: {error}.") from None
 
 
 def as_top_k(value: Any) -> int:
@@ -146,33 +148,44 @@ def _from_json(body: Body) -> Upload:
     top_k = parameters.get("top_k")
     image = decode_base64(document["inputs"], "inputs")
     if not image:
-        raise RequestRefused(400, "empty", "inputs: has no bytes.")
+        raise RequestRefused(400, "empty", "inputs has no bytes.")
     return Upload(image, None if top_k is None else as_top_k(top_k))
 
 
 # Forms
 
 
-def _file_of_form(body: Body, boundary: str) -> Body:
-    """Return the one file in a form. Raises `RequestRefused` if there is none or more than one, or the form is damaged."""
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A part of a form: a file if it has a file name, else a field."""
+
+    name: str
+    file_name: str | None
+    content: memoryview
+
+
+def _from_form(body: Body, boundary: str) -> Upload:
+    """Read the one file of a form, and its field `top_k`. Raises `RequestRefused` if there is no file or more than one, or
+    the form is damaged."""
     if not 1 <= len(boundary) <= 70 or not boundary.isascii():
         raise _bad_form("it names no boundary")
-    files = [content for name, content in _parts(body, boundary.encode("ascii")) if name is not None]
+    parts = _parts(body, boundary.encode("ascii"))
+    files = [part.content for part in parts if part.file_name is not None]
     if len(files) != 1:
         raise RequestRefused(400, "form", f"Expected a form with one file; this one has {len(files)}.")
     if not len(files[0]):
         raise RequestRefused(400, "empty", "The file in the form has no bytes.")
-    return files[0]
+    asked = [part.content for part in parts if part.file_name is None and part.name == "top_k"]
+    return Upload(files[0], as_top_k(bytes(asked[0]).decode("latin-1")) if asked else None)
 
 
-def _parts(body: Body, boundary: bytes) -> list[tuple[str | None, memoryview]]:
-    """Return the file name (None for a field) and the content of each part."""
+def _parts(body: Body, boundary: bytes) -> list[_Part]:
     data, view = bytes(body) if isinstance(body, memoryview) else body, memoryview(body)
     mark = b"--" + boundary
     if not data.startswith(mark):
         raise _bad_form("it does not begin with its boundary")
     at = len(mark)
-    parts: list[tuple[str | None, memoryview]] = []
+    parts: list[_Part] = []
     while not data.startswith(b"--", at):
         if not data.startswith(b"\r\n", at) or len(parts) == MOST_PARTS:
             raise _bad_form(f"more than {MOST_PARTS} parts" if len(parts) == MOST_PARTS else "a boundary is damaged")
@@ -180,19 +193,19 @@ def _parts(body: Body, boundary: bytes) -> list[tuple[str | None, memoryview]]:
         end = data.find(b"\r\n" + mark, head + 2)
         if head < 0 or end < 0:
             raise _bad_form("a part does not end")
-        parts.append((_file_name(data[at + 2 : head]), view[head + 4 : max(end, head + 4)]))
+        parts.append(_Part(*_names(data[at + 2 : head]), view[head + 4 : max(end, head + 4)]))
         at = end + 2 + len(mark)
     return parts
 
 
-def _file_name(head: bytes | bytearray) -> str | None:
-    """Return the file name in a part's headers, None if there is none."""
+def _names(head: bytes | bytearray) -> tuple[str, str | None]:
+    """Return the name of the field in a part's headers, and that of the file, None if there is none."""
     for line in head.split(b"\r\n"):
         name, _, value = line.partition(b":")
         if name.strip().lower() == b"content-disposition":
             message = Message()
             message["content-disposition"] = value.decode("latin-1").strip()
-            return message.get_filename()
+            return str(message.get_param("name", "", header="content-disposition")), message.get_filename()
         if name.strip().lower() == b"content-transfer-encoding" and value.strip().lower() not in (
             b"binary",
             b"8bit",

@@ -89,7 +89,7 @@ def _answer(plan: PixelPlan, data: bytes) -> bytes:
     except UnreadableImage as refusal:
         return _refusal(refusal.reason, refusal.message)
     except MemoryError:
-        return _refusal("too_much_memory", "decoding it needs more memory than available.")
+        return _refusal("too_much_memory", "Decoding the image needs more memory than is available.")
     return b"".join(
         [ANSWER.pack(True, sum(map(len, map(np.ravel, found.values())))), *(x.tobytes() for x in found.values())]
     )

@@ -115,9 +115,11 @@ class Decoders:
                     return answer
                 if decoder.overdue:
                     return ImageRefusal(
-                        "too_slow", f"It took more than {self.seconds_each:g} s to decode and was stopped."
+                        "too_slow",
+                        f"The image took more than {self.seconds_each:g} s to decode and was stopped: the server is busy, or "
+                        "its --deadline is too short for this image.",
                     )
-            return ImageRefusal("decoder_crashed", "It crashed its decoder twice.")
+            return ImageRefusal("decoder_crashed", "The image crashed its decoder twice.")
         finally:
             self._idle.put(decoder)
 

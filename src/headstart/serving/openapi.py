@@ -2,9 +2,8 @@
 
     openapi_document(TensorModel(...), token=True, explain=False, max_body=20_000_000)
 
-Written by hand, so that it has every status that a route can answer. A page of constants: it costs nothing. A new
-route is an entry in `_paths`; tests/test_serve_clients.py sends requests made from this document, and finds a status or an
-answer that is not in it.
+Written by hand, so that it has every status that a route can answer. It costs nothing. A new route is an entry in `_paths`;
+tests/test_serve_clients.py sends requests made from this document, and finds a status or an answer that is not in it.
 """
 
 from __future__ import annotations
@@ -39,11 +38,13 @@ SENTENCES = {
     404: "There is no such model.",
     408: "The request took too long to arrive.",
     413: "The body is larger than the server accepts.",
-    415: "The type of the body is not accepted.",
+    415: "The type of the body is not accepted, or the body is compressed.",
     422: "An image cannot be used; `reason` says why, as in checks.csv.",
     503: "The queue is full, the answer would be too late, or the server is starting or stopping. Try again later.",
 }
 """What a status means: the same on every route."""
+
+CLASSIFY = "Returns the class, the prediction set, all probabilities and timings."
 
 _BODY = (400, 401, 403, 408, 413, 415, 422, 503)
 _READ = (401, 403, 503)
@@ -75,9 +76,7 @@ def _paths(model: TensorModel) -> Document:
         "/": {"post": _labels("classifyAtRoot"), "get": _page()},
         "/predict": {"post": _labels("predict")},
         "/models/{name}": {"parameters": [_model_name(model)], "post": _labels("predictByName", 404)},
-        "/v1/classify": {
-            "post": _operation("classify", "Classifies an image, with all that is known.", _image_body(), "Classified")
-        },
+        "/v1/classify": {"post": _operation("classify", CLASSIFY, _image_body(), "Classified")},
         **_open_inference(model),
         "/healthz": {"get": _open_to_all(_get("healthz", "The process is alive.", _ref("Alive")))},
         "/readyz": {"get": _state("readyz", "Ready: images with known answers were answered correctly.", "Ready")},
@@ -95,7 +94,7 @@ def _open_inference(model: TensorModel) -> Document:
     one, version = "/v2/models/{name}", "/versions/{version}"
     name, both = [_model_name(model)], [_model_name(model), _model_version(model)]
     routes: Document = {
-        "/v2": {"get": _get("v2Server", "What the server is.", _ref("ServerMetadata"))},
+        "/v2": {"get": _get("v2Server", "Metadata of the server.", _ref("ServerMetadata"))},
         "/v2/health/live": {"get": _open_to_all(_get("v2Live", "The process is alive.", _ref("Live")))},
         "/v2/health/ready": {"get": _state("v2Ready", "The same as /readyz.", "Ready")},
     }
@@ -181,7 +180,8 @@ def _open_to_all(operation: Document) -> Document:
 def _image_body() -> Document:
     """Return the bodies that hold one image."""
     file: Document = {"type": "string", "contentMediaType": "application/octet-stream"}
-    form = {"type": "object", "properties": {"file": file}, "required": ["file"], "additionalProperties": False}
+    fields = {"file": file, "top_k": {"type": "integer", "minimum": 1}}
+    form = {"type": "object", "properties": fields, "required": ["file"], "additionalProperties": False}
     content: Document = {media_type: {} for media_type in IMAGE_TYPES}
     content |= {"multipart/form-data": {"schema": form}, JSON: {"schema": _ref("HuggingFaceRequest")}}
     return {"required": True, "description": "One image: the file itself, a form, or JSON.", "content": content}

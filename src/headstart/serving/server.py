@@ -137,9 +137,8 @@ class _Server:
             if working.done():
                 working.result()
             elif listening.done():
-                raise ServeError(
-                    f"{self.address}: the HTTP server has ended: {listening.exception() or 'port taken?'}."
-                )
+                why = listening.exception() or "perhaps another program took the port"
+                raise ServeError(f"{self.address}: the HTTP server ended: {why}.")
         finally:
             working.cancel()
             stopping.cancel()
@@ -217,7 +216,7 @@ def bind_address(host: str) -> str:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise ServeError(
-            f"host {host!r}: is not an address of this machine: {getattr(error, 'strerror', None) or error}.",
+            f"host {host!r} is not an address of this machine: {getattr(error, 'strerror', None) or error}.",
             hint="127.0.0.1 is for this machine only, 0.0.0.0 for others too.",
         ) from error
     return str(found[0][4][0])

@@ -120,7 +120,8 @@ def _all_answered(answers: Sequence[ServedAnswer | ImageRefusal]) -> list[Served
     if not refused:
         return [answer for answer in answers if isinstance(answer, ServedAnswer)]
     shown = " ".join(f"Image {i + 1} of {len(answers)}: {each.message}" for i, each in refused[:SHOWN])
-    more = f" So are {len(refused) - SHOWN} more." if len(refused) > SHOWN else ""
+    unsaid = len(refused) - SHOWN
+    more = f" {unsaid} more image{'s' * (unsaid > 1)} cannot be used." if unsaid > 0 else ""
     first = refused[0][1]
     raise RequestRefused(first.status, first.reason, first.message if len(answers) == 1 else shown + more)
 

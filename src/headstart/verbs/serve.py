@@ -26,7 +26,7 @@ class ServeResult(Result):
 
     def table(self) -> str:
         """Format as plain text for a terminal."""
-        return f"Stopped. {self.requests:,} request{'s' * (self.requests != 1)} answered in {self.seconds:,.1f} s."
+        return f"Stopped. {self.requests:,} request{'s' * (self.requests != 1)} in {self.seconds:,.1f} s."
 
 
 def serve(run: Path, *, options: ServerOptions = ServerOptions()) -> ServeResult:

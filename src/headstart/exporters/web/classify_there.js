@@ -43,9 +43,9 @@ class ClassifierThere {
     for (let tries = 1; ; tries++) {
       const sent = this.token, response = await this.send(place, file, signal);
       if (response.ok) return response.json();
-      const message = await sentence(response);
+      const { error: message, reason } = await refusal(response);
       if (response.status === 401) throw new TokenWanted(message, sent);
-      if (response.status !== 503 || tries === TRIES) throw new Refused(message, response.status >= 500 || response.status === 408);
+      if (response.status !== 503 || tries === TRIES) throw new Refused(message, response.status >= 500 || response.status === 408 || reason === "too_slow");
       const seconds = Math.min(60, Math.max(0.2, Number(response.headers.get("Retry-After")) || 1));
       say(`The server is busy: asking again in ${Math.ceil(seconds)} s`);
       await new Promise(resolve => {
@@ -66,10 +66,11 @@ class ClassifierThere {
   }
 }
 
-async function sentence(response) {
+async function refusal(response) {
+  const unknown = { error: `The server answers ${response.status}.`, reason: "" };
   try {
-    return (await response.json()).error || `The server answers ${response.status}.`;
+    return { ...unknown, ...await response.json() };
   } catch {
-    return `The server answers ${response.status}.`;
+    return unknown;
   }
 }
