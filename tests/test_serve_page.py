@@ -20,13 +20,13 @@ import pytest
 from PIL import Image
 
 import headstart
-from conftest import PATIENCE, Opened
+from conftest import PATIENCE, Opened, scene
 from headstart.io.extras import is_installed
 from headstart.io.folders import write_manifest
 from headstart.model.backbones.builtin import NAME
 from headstart.runs.run_folder import RunFolder
 from headstart.training.recipe import Recipe
-from running_server import RunningServer, jpeg, running_server
+from running_server import RunningServer, encoded, jpeg, running_server
 
 pytestmark = [
     pytest.mark.skipif(not is_installed("granian", "starlette", "prometheus_client"), reason="needs the extra serve"),
@@ -189,6 +189,22 @@ def test_an_answer_is_explained(opened: ServedPage) -> None:
     assert opened.violations() == []
 
 
+def test_the_heat_map_lies_on_the_image_as_it_was_classified(opened: ServedPage) -> None:
+    """Browsers do not turn a WebP by its EXIF data, and do not decode TIFF."""
+    photo, exif = scene(1, (900, 600)), Image.Exif()
+    exif[0x112] = 6
+    opened.give({"turned.webp": encoded(photo, "WEBP", exif=exif), "shown.tif": encoded(photo, "TIFF")})
+    assert opened.card("shown.tif").get_by_text("no preview in this browser").is_visible()
+    for name, size in {"turned.webp": [427, 640], "shown.tif": [640, 427]}.items():
+        card = opened.card(name)
+        card.get_by_role("button", name="Explain").click()
+        card.locator(".heat").wait_for()
+        sizes = card.locator(".frame img").evaluate_all(
+            "async all => { for (const i of all) await i.decode(); return all.map(i => [i.naturalWidth, i.naturalHeight]); }"
+        )
+        assert sizes[0] == size and (sizes[1][0] < sizes[1][1]) == (size[0] < size[1]), name
+
+
 def test_a_busy_server_is_asked_again_and_a_token_is_asked_for(browser: Any, guarded: RunningServer) -> None:
     opened = ServedPage(browser, guarded)
     page = opened.page
@@ -270,7 +286,7 @@ def test_an_explanation_has_no_path_and_is_refused_where_it_is_off(
     image = (images / "class1" / "000.jpg").read_bytes()
     found = server.ask("/v1/explain", image)
     explained = found.json()
-    assert found.status == 200 and set(explained) == {"model", "label", "heat", "seen", "nearest", "note"}
+    assert found.status == 200 and set(explained) == {"model", "label", "heat", "image", "seen", "nearest", "note"}
     heat = Image.open(io.BytesIO(base64.b64decode(explained["heat"].partition(",")[2])))
     assert heat.mode == "RGBA" and max(heat.size) == 160 and explained["note"] == ""
     assert len(explained["nearest"]) == 5 and str(images).encode() not in found.body and b".jpg" not in found.body

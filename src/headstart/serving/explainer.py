@@ -37,7 +37,7 @@ from headstart.reports.explanation_sheet import fitted, heat_layer
 from headstart.reports.thumbnails import data_uri
 from headstart.runs.run_folder import RunFolder
 
-TOP, SMALL = 5, 112
+TOP, SMALL, SHOWN = 5, 112, 640
 NO_FEATURES = (
     "The features of the training images are not in this machine's cache, so no similar ones are shown. `headstart explain` "
     "computes them; then restart the server."
@@ -55,11 +55,13 @@ class SimilarThumbnail:
 
 @dataclass(frozen=True)
 class ServedExplanation:
-    """The heat map for `label` as a PNG with alpha, 160 px on its longer side (None: `note` says why); the part of the image
-    that the network sees (left, top, right, bottom, as fractions); similar training images."""
+    """The heat map for `label` as a PNG with alpha, 160 px on its longer side (None: `note` says why); the upright image, a
+    data URI of a JPEG of at most `SHOWN` px; the part of it that the network sees (left, top, right, bottom, as fractions);
+    similar training images."""
 
     label: str
     heat: bytes | None
+    image: str
     seen: tuple[float, float, float, float]
     nearest: tuple[SimilarThumbnail, ...]
     note: str
@@ -68,7 +70,8 @@ class ServedExplanation:
         """Return the JSON answer to POST /v1/explain."""
         heat = None if self.heat is None else "data:image/png;base64," + base64.b64encode(self.heat).decode()
         nearest = [{"label": n.label, "cosine": round(n.cosine, 4), "image": n.image or None} for n in self.nearest]
-        return {"label": self.label, "heat": heat, "seen": list(self.seen), "nearest": nearest, "note": self.note}
+        whole = {"label": self.label, "heat": heat, "image": self.image, "seen": list(self.seen)}
+        return {**whole, "nearest": nearest, "note": self.note}
 
 
 class Explainer:
@@ -89,6 +92,7 @@ class Explainer:
             return ServedExplanation(
                 label,
                 None if heat is None else self._map(heat, image, label),
+                data_uri(fitted(image, *[min(SHOWN, max(image.size))] * 2), 80),
                 part_seen(self.classifier, *image.size),
                 nearest,
                 " ".join(filter(None, [heat_note, near_note])),

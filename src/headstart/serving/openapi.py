@@ -254,8 +254,8 @@ def _explained_schema() -> Document:
     text, maybe = {"type": "string"}, {"type": ["string", "null"], "description": "A data URI."}
     near = _object({"label": text, "cosine": {"type": "number"}, "image": maybe})
     seen = _list_of({"type": "number"}) | {"minItems": 4, "maxItems": 4}
-    properties = {"model": text, "label": text, "heat": maybe, "seen": seen, "nearest": _list_of(near), "note": text}
-    return _object(properties)
+    shown = {"model": text, "label": text, "heat": maybe, "image": text, "seen": seen}
+    return _object({**shown, "nearest": _list_of(near), "note": text})
 
 
 def _hugging_face_request() -> Document:

@@ -199,10 +199,11 @@
       }
     }
 
-    showHeat({ heat, seen, label }) {
+    /* The map lies on the server's image: browsers do not decode every file, nor turn each as the server does */
+    showHeat({ heat, image, seen, label }) {
       if (!heat) return;
-      const map = made("img", { class: "heat", src: heat, alt: "" });
-      this.frame.append(map);
+      this.image.src = image;
+      this.frame.replaceChildren(this.image, made("img", { class: "heat", src: heat, alt: "" }));
       const part = Math.max(seen[0], seen[1], 1 - seen[2], 1 - seen[3]) > 0.01;
       if (part) this.frame.append(frameOf(seen));
       const toggle = made("button", { type: "button", class: "quiet", "aria-pressed": "true", onclick: () => {
