@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
+from headstart.exporters.web_page import THERE_POLICY
 from headstart.io.progress import log
 from headstart.serving.bodies import Upload, as_top_k, read_upload
 from headstart.serving.callers import Callers, named_headers
@@ -29,7 +30,7 @@ from headstart.serving.refusals import CLOSE, LEFT, JsonResponse, RequestRefused
 from headstart.serving.served_answers import Overloaded, ServedAnswer
 from headstart.serving.server_metrics import PAGE_TYPE, route_pattern
 from headstart.serving.tensor_routes import LIVE, READY, tensor_model, tensor_routes
-from headstart.serving.visits import Service, Visit, visit
+from headstart.serving.visits import Service, Visit, service_of, visit
 
 Send = Callable[[Message], Awaitable[None]]
 
@@ -49,10 +50,7 @@ NO_LONGER_READ = (408, LEFT)
 """Statuses of requests whose client is slow or gone: the rest of their body is not awaited."""
 
 SECURITY_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-        "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
-    ),
+    "Content-Security-Policy": f"{THERE_POLICY}; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -89,16 +87,16 @@ async def _alive(request: Request) -> Response:
 
 
 async def _ready(request: Request) -> Response:
-    readiness = _service(request).readiness
+    readiness = service_of(request).readiness
     return JsonResponse({"ready": readiness.is_ready, "state": readiness.state}, 200 if readiness.is_ready else 503)
 
 
 async def _metrics(request: Request) -> Response:
-    return Response(_service(request).served.metrics.page(), media_type=PAGE_TYPE)
+    return Response(service_of(request).served.metrics.page(), media_type=PAGE_TYPE)
 
 
 async def _openapi(request: Request) -> Response:
-    service = _service(request)
+    service = service_of(request)
     return JsonResponse(
         openapi_document(
             tensor_model(service),
@@ -111,7 +109,7 @@ async def _openapi(request: Request) -> Response:
 
 async def _predict(request: Request) -> Response:
     """Answer like Hugging Face's interface: [{label, score}], likeliest class first."""
-    service = _service(request)
+    service = service_of(request)
     if request.path_params.get("name", service.served.name) not in (service.served.name, service.served.id):
         raise RequestRefused(404, "model", f"There is no such model; this server serves {service.served.name!r}.")
     async with visit(request, service) as visiting:
@@ -123,7 +121,7 @@ async def _predict(request: Request) -> Response:
 
 async def _classify(request: Request) -> Response:
     """Answer with everything there is: the class, the prediction set, all probabilities, and how long it took."""
-    service = _service(request)
+    service = service_of(request)
     async with visit(request, service) as visiting:
         answer = await visiting.classify_one(_upload(visiting).image)
         total = time.monotonic() - visiting.arrived
@@ -151,11 +149,6 @@ def _likeliest(service: Service, answer: ServedAnswer) -> list[tuple[str, float]
     """Return classes and probabilities, the likeliest first."""
     order = np.argsort(-answer.probabilities, kind="stable")
     return [(service.served.classes[k], float(answer.probabilities[k])) for k in order]
-
-
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
 
 
 async def _refused(request: Request, error: Exception) -> Response:

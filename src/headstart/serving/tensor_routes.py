@@ -27,7 +27,7 @@ from headstart.serving.open_inference import (
 )
 from headstart.serving.refusals import JsonResponse, RequestRefused
 from headstart.serving.served_answers import ImageRefusal, ServedAnswer
-from headstart.serving.visits import Service, Visit, visit
+from headstart.serving.visits import Service, Visit, service_of, visit
 
 LIVE, READY = "/v2/health/live", "/v2/health/ready"
 CONTENT_TYPES = ("", "application/json", "application/octet-stream", "application/x-www-form-urlencoded")
@@ -68,7 +68,7 @@ async def _live(request: Request) -> Response:
 
 
 async def _ready(request: Request) -> Response:
-    ready = _service(request).readiness.is_ready
+    ready = service_of(request).readiness.is_ready
     return JsonResponse({"ready": ready}, 200 if ready else 503)
 
 
@@ -81,7 +81,7 @@ async def _model_ready(request: Request) -> Response:
 
 
 async def _infer(request: Request) -> Response:
-    model, service = _asked_model(request), _service(request)
+    model, service = _asked_model(request), service_of(request)
     _check_type(request)
     async with visit(request, service) as visiting:
         asked = await _read(visiting, model, service.served.admission.most_images)
@@ -134,14 +134,9 @@ def _check_type(request: Request) -> None:
 
 def _asked_model(request: Request) -> TensorModel:
     """Return the model if the path names it. Raises `RequestRefused`."""
-    model, given = tensor_model(_service(request)), request.path_params
+    model, given = tensor_model(service_of(request)), request.path_params
     if not model.is_here(given["name"], given.get("version")):
         raise RequestRefused(
             404, "model", f"There is no such model; this server serves {model.name!r}, version {model.version!r}."
         )
     return model
-
-
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service

@@ -40,6 +40,12 @@ class Service:
     readiness: Readiness
 
 
+def service_of(request: Request) -> Service:
+    """Return the service of the application that got a request."""
+    service: Service = request.app.state.service
+    return service
+
+
 @dataclass(frozen=True, eq=False)
 class Visit:
     """One request: its body, its place in the queue, and the time when it had arrived."""
