@@ -32,6 +32,7 @@ from headstart.errors import (
     HeadstartError,
     MissingData,
     MissingExtra,
+    MissingInStore,
     NoImages,
     OtherPlan,
     RecipeError,
@@ -331,11 +332,35 @@ class EndlessStore:
             yield StoredFile(f"i{n:08}.jpg", 1, "")
 
 
+class MemoryStore:
+    """A store in memory, since syncing a thousand files to a disk takes long."""
+
+    url = "memory"
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+
+    def read(self, key: str) -> bytes:
+        """The bytes of a file."""
+        if key not in self.files:
+            raise MissingInStore(key)
+        return self.files[key]
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Whether the name was free."""
+        return self.files.setdefault(key, data) is data
+
+
 def test_the_first_shard_is_known_before_the_second_is_listed(tmp_path: Path) -> None:
     store = EndlessStore(10_000_000)
     shards = ShardNames(plan_of(100), open_store(tmp_path)).shards(ShardSource("/photos", "/photos", store))
     assert next(shards) == 0
     assert store.given == 101
+
+
+def test_there_may_be_more_shards_than_python_nests_calls() -> None:
+    source = ShardSource("/photos", "/photos", EndlessStore(1_500))
+    assert list(ShardNames(plan_of(1), MemoryStore()).shards(source)) == list(range(1_500))
 
 
 def test_two_that_list_at_once_agree_on_the_names_of_each_shard(tmp_path: Path) -> None:
@@ -351,6 +376,21 @@ def test_two_that_list_at_once_agree_on_the_names_of_each_shard(tmp_path: Path) 
         "i00000020.jpg",
     ]
     assert (len(one.files(2)), one.images, two.images) == (5, 25, 25)
+
+
+def test_damaged_names_are_refused_wherever_the_damage_is(tmp_path: Path) -> None:
+    names = ShardNames(plan_of(20), open_store(tmp_path))
+    assert list(names.shards(ShardSource("/photos", "/photos", EndlessStore(20)))) == [0]
+    file, files = tmp_path / "_names" / "names-000000.json.gz", names.files(0)
+    data = file.read_bytes()
+    said = set()
+    for at in range(len(data)):
+        file.write_bytes(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :])
+        try:
+            assert names.files(0) == files  # such as the time in gzip's header
+        except ShardError as error:
+            said.add(error.message)
+    assert said == {f"{tmp_path}: its _names/names-000000.json.gz is damaged."}
 
 
 @pytest.mark.parametrize("images", [1, 9, 10, 11, 20])

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from itertools import islice
 
@@ -39,19 +40,20 @@ class ShardNames:
         """Yield the numbers of all shards, each once its names are in `out`. Raises `StoreError`, `ShardError`."""
         shard, more, last = 0, True, ""
         listing: Iterator[StoredFile] | None = None
+        ahead: list[StoredFile] = []
         while more:
             piece = self._read(shard) if listing is None else None
             if piece is None:
-                listing = source.list(last) if listing is None else listing
-                listed = list(islice(listing, self._size))
+                if listing is None:
+                    listing, ahead = source.list(last), []
+                listed = [*ahead, *islice(listing, self._size - len(ahead))]
                 if not listed and next(source.list(), None) is None:
                     raise StoreUnreachable(
                         f"{source.identity}: no longer contains any image; is it still there?",
                         hint="Parts made so far are kept: run the command again when the images are back.",
                     )
-                following = next(listing, None)
-                piece = listed, following is not None
-                listing = _before(following, listing)
+                ahead = list(islice(listing, 1))
+                piece = listed, bool(ahead)
                 if not self._out.create(_name(shard), _packed(piece)):
                     piece, listing = self._piece(shard), None
             files, more = piece
@@ -81,14 +83,8 @@ class ShardNames:
             return [StoredFile(*file) for file in document["files"]], document["more"]
         except MissingInStore:
             return None
-        except (OSError, EOFError, ValueError, KeyError, TypeError):
+        except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError):
             raise ShardError(f"{self._out.url}: its {_name(shard)} is damaged.", hint=ANOTHER) from None
-
-
-def _before(file: StoredFile | None, others: Iterator[StoredFile]) -> Iterator[StoredFile]:
-    if file is not None:
-        yield file
-        yield from others
 
 
 def _name(shard: int) -> str:
