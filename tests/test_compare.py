@@ -92,6 +92,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, photos: Path, tiny_weights: P
     shutil.copytree(warm_cache, folder / "cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADSTART_CACHE", str(folder / "cache"))
+        (folder / "here").mkdir()
+        (folder / "here" / "queue.py").write_text("raise SystemExit('a module of the current folder was imported')")
+        patch.chdir(folder / "here")
         return Made(folder, photos, tiny_weights)
 
 

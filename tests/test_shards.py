@@ -688,6 +688,15 @@ def test_an_exception_in_a_worker_is_told_at_once(
     assert caught.value.message == "a worker process stopped: ZeroDivisionError: division by zero"
 
 
+def test_a_worker_imports_nothing_from_the_current_folder(
+    run: Path, photos: Path, serial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queue.py").write_text("import sys; sys.exit(5)")
+    monkeypatch.chdir(tmp_path)
+    with ShardWorker(job_of(run, photos, serial)) as worker:
+        worker.open()
+
+
 # Images that go away
 
 

@@ -38,7 +38,8 @@ from headstart.pipeline.latency import MEASURED, WARM
 from headstart.runs.run_folder import REPORT_FILES, SPLIT, RunFolder
 from headstart.training.recipe import Recipe
 
-COMMAND = (sys.executable, "-m", "headstart")
+COMMAND = (sys.executable, "-P", "-m", "headstart")
+"""Without modules from the current folder, which may be a folder of data."""
 TRIALS = "trials"
 """Folder of the records in the folder of a comparison."""
 
@@ -194,7 +195,7 @@ def with_latency(
         return outcome
     n = min(len(images), WARM + MEASURED)
     files = [os.path.abspath(images[i * len(images) // n]) for i in range(n)]
-    command = [sys.executable, "-m", "headstart.pipeline.latency", str(place.run(candidate.name)), *files]
+    command = [sys.executable, "-P", "-m", "headstart.pipeline.latency", str(place.run(candidate.name)), *files]
     try:
         ended = run_child(command, 600.0)
         outcome = replace(outcome, latency_ms=float(json.loads(ended.stdout)))

@@ -263,7 +263,7 @@ def _error(message: dict[str, Any]) -> HeadstartError:
 
 
 def _command() -> list[str]:
-    """Return the command line of a worker: this interpreter, with this package first."""
+    """Return the command line of a worker: this interpreter, with this package and nothing from the current folder."""
     root = str(Path(headstart.errors.__file__).resolve().parent.parent)
     code = "import sys; sys.path.insert(0, sys.argv[1]); from headstart.scale.shard_process import serve; serve()"
-    return [sys.executable, "-c", code, root]
+    return [sys.executable, "-P", "-c", code, root]

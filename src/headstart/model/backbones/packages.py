@@ -161,7 +161,7 @@ def fetch_wheels(packages: Sequence[Package], folder: Path) -> list[Path]:
 
     A package without a wheel is built into one. Raises `PackagingError` with pip's own reason.
     """
-    command = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", "wheel", "--no-deps"]
+    command = [sys.executable, "-P", "-m", "pip", "--no-input", "--disable-pip-version-check", "wheel", "--no-deps"]
     command += ["--wheel-dir", str(folder), *map(str, packages)]
     log.info("pip is fetching %d wheels; torch's are large.", len(packages))
     lines: list[str] = []
