@@ -188,6 +188,23 @@ def test_a_pack_is_never_written_over_other_files(packed: Path, folder: Path, tm
         open_dataset(DataSource(packed, label_column="label"))
 
 
+def test_a_pack_is_told_by_its_manifest_in_every_command(packed: Path, tmp_path: Path) -> None:
+    from headstart.pipeline.images_at import images_at
+    from headstart.scale.shard_source import open_shard_source
+
+    shutil.copytree(packed, tmp_path / "packed")
+    (tmp_path / "packed" / "README.txt").write_text("mine")
+    assert len(open_dataset(tmp_path / "packed")) == 50
+    assert sum(1 for _ in open_shard_source(tmp_path / "packed").list()) == 50
+    site = tmp_path / "site"
+    site.mkdir()
+    draw(0, 1).save(site / "1.png")
+    (site / "manifest.json").write_text('{"name": "My app"}')
+    shutil.copyfile(packed / "index.parquet", site / "index.parquet")
+    assert [file.key for file in open_shard_source(site).list()] == ["1.png"]
+    assert images_at([site]).names == [f"{site}/1.png"]
+
+
 def test_a_table_whose_images_are_elsewhere_is_refused_before_anything_is_written(folder: Path, tmp_path: Path) -> None:
     images = sorted(folder.rglob("0*.png"))[:2]
     (tmp_path / "tables").mkdir()
@@ -216,10 +233,12 @@ def test_a_pack_that_was_interrupted_is_no_pack_and_is_written_again(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("headstart.data.packs.pack_writing.index_bytes", full)
-        pack(folder, out=tmp_path / "packed", shard_size=20)
-    assert (tmp_path / "packed" / "shard-000000.tar").exists()
+        pack(folder, out=tmp_path / "packed", shard_size=10)
+    assert (tmp_path / "packed" / "shard-000004.tar").exists()
+    (tmp_path / "packed" / ".DS_Store").write_bytes(b"")
     pack(folder, out=tmp_path / "packed", shard_size=20)
     assert (tmp_path / "packed" / "manifest.json").read_bytes() == (packed / "manifest.json").read_bytes()
+    assert sorted(os.listdir(tmp_path / "packed")) == sorted([".DS_Store", *os.listdir(packed)])
 
 
 @pytest.fixture

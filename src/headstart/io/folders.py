@@ -164,6 +164,15 @@ def is_system_file(name: str) -> bool:
     return name.startswith(".") or name.casefold() in SYSTEM_FILES
 
 
+def is_litter(name: str) -> bool:
+    """Return whether systems create files or folders of that name, unasked, in a folder that somebody looks at.
+
+    >>> is_litter(".DS_Store"), is_litter("._1.jpg"), is_litter(".git")
+    (True, True, False)
+    """
+    return name.casefold() in LITTER or name.startswith("._")
+
+
 def check_free(final: Path) -> None:
     """Raise `WriteError` if that name exists, even as a broken link, or if this user may not write there."""
     if os.path.lexists(final):
@@ -240,7 +249,7 @@ def _added(folder: Path) -> str | None:
 
 def _occupied(folder: Path) -> bool:
     """Return whether a folder contains anything besides what systems put there by themselves."""
-    return any(name.casefold() not in LITTER and not name.startswith("._") for name in os.listdir(folder))
+    return not all(map(is_litter, os.listdir(folder)))
 
 
 def _clear_litter(folder: Path) -> None:

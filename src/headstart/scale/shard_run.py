@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from headstart.errors import MissingInStore, NoImages, RecipeError, ShardError, WriteError
 from headstart.io.extras import require
 from headstart.io.files import json_bytes, sha256_bytes
+from headstart.io.folders import is_litter
 from headstart.io.progress import log, open_bar
 from headstart.io.result_repr import Result
 from headstart.io.stores.store import Store, open_store
@@ -159,7 +160,7 @@ def _check_place(job: ShardJob, out: Store, source: ShardSource) -> None:
     """Raise `WriteError` for a place with other files, and `NoImages` for a source without images."""
     if check_same(job.plan, out):
         return
-    other = next((file for file in out.list() if file.key != PLAN), None)
+    other = next((file for file in out.list() if file.key != PLAN and not is_litter(file.key.split("/")[0])), None)
     if other is not None and not check_same(job.plan, out):
         raise WriteError(
             f"{out.url}: contains files that headstart did not write there, such as {other.key}.", hint=ANOTHER

@@ -9,21 +9,21 @@ the images in its own order, as from a folder.
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from headstart.data.dataset import Dataset, FoundImages, dataset_of
 from headstart.data.match_files import labels_from_names
-from headstart.data.packs.pack_index import INDEX, IS_SHARD, PackedRow, read_index
+from headstart.data.packs.pack_index import INDEX, PackedRow, read_index
+from headstart.data.packs.pack_store import holds_pack
 from headstart.errors import BadArchive
 from headstart.images.file_part import FilePart
-from headstart.io.folders import MANIFEST
+from headstart.io.stores.store import open_store
 
 
 def is_pack(place: Path) -> bool:
-    """Return whether a folder holds a finished pack, judging by the names in it."""
-    return (place / INDEX).is_file() and (place / MANIFEST).is_file() and not any(map(_is_other, _names(place)))
+    """Return whether a folder holds a finished pack. Raises `StoreError`."""
+    return place.is_dir() and holds_pack(open_store(place))
 
 
 def open_pack(folder: Path, label_from: str = "") -> Dataset:
@@ -40,14 +40,6 @@ def open_pack(folder: Path, label_from: str = "") -> Dataset:
     dataset = dataset_of(folder, found, [row.group for row in rows])
     parts = {row.path: FilePart(folder / row.shard, row.offset, row.bytes, row.sha256, row.path) for row in rows}
     return dataset.packed_in(parts)
-
-
-def _names(folder: Path) -> list[str]:
-    return [entry.name for entry in os.scandir(folder)]
-
-
-def _is_other(name: str) -> bool:
-    return not (name in (INDEX, MANIFEST) or name.startswith(".") or IS_SHARD.fullmatch(name))
 
 
 def _check_shards(folder: Path, rows: list[PackedRow]) -> None:

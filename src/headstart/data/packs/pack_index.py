@@ -12,6 +12,7 @@ and 200 in memory. Not for data that changes: pack it again.
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
@@ -78,6 +79,18 @@ def read_index(where: str, data: bytes) -> list[PackedRow]:
         raise BadArchive(f"{where}: cannot be read as the index of a pack: {problem}", hint=_AGAIN) from None
     _check_rows(where, rows)
     return rows
+
+
+def is_pack_manifest(data: bytes) -> bool:
+    """Return whether these are the bytes of a pack's manifest: it lists the index.
+
+    >>> is_pack_manifest(b'{"sha256": {"index.parquet": "5f0c"}}'), is_pack_manifest(b'{"name": "My app"}')
+    (True, False)
+    """
+    try:
+        return INDEX in json.loads(data)["sha256"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def check_names(paths: Iterable[str]) -> None:

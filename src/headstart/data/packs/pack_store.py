@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
-from headstart.data.packs.pack_index import INDEX, PackedRow, read_index
+from headstart.data.packs.pack_index import INDEX, PackedRow, is_pack_manifest, read_index
 from headstart.errors import ChangedInStore, MissingInStore, StoreError
 from headstart.io.files import sha256_bytes
 from headstart.io.folders import MANIFEST
@@ -31,12 +31,18 @@ MOST_PIECES = 16
 
 def opened_images(store: Store) -> Store:
     """Return the pack in a store, or the store unchanged if there is no finished one. Raises `StoreError`, `BadArchive`."""
-    try:
-        store.read(MANIFEST, length=1)
-        index = store.read(INDEX)
-    except MissingInStore:
+    if not holds_pack(store):
         return store
-    return PackStore(store, read_index(f"{store.url.rstrip('/')}/{INDEX}", index))
+    return PackStore(store, read_index(f"{store.url.rstrip('/')}/{INDEX}", store.read(INDEX)))
+
+
+def holds_pack(store: Store) -> bool:
+    """Return whether there is a finished pack in a store, whatever else is there. Raises `StoreError`."""
+    try:
+        store.read(INDEX, length=1)
+        return is_pack_manifest(store.read(MANIFEST))
+    except MissingInStore:
+        return False
 
 
 class PackStore:

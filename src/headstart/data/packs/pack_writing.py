@@ -29,7 +29,7 @@ from headstart.data.packs.pack_index import INDEX, IS_SHARD, SHARD, PackedRow, c
 from headstart.errors import DataError, NoImages, UnreadableImage, WriteError
 from headstart.images.image_refs import read_bytes
 from headstart.io.files import cache_dir, file_aside, json_bytes, remove_files, sha256_bytes, sha256_file
-from headstart.io.folders import MANIFEST
+from headstart.io.folders import MANIFEST, is_litter
 from headstart.io.progress import bar
 from headstart.io.stores.local_store import LocalStore
 from headstart.io.stores.store import Store
@@ -60,7 +60,7 @@ def check_pack_place(store: Store, data: str) -> None:
     for file in store.list():
         if file.key == MANIFEST:
             raise WriteError(f"{store.url}: has a pack already; it is not replaced.", hint="Choose another --out.")
-        if file.key != INDEX and not IS_SHARD.fullmatch(file.key):
+        if file.key != INDEX and not IS_SHARD.fullmatch(file.key) and not is_litter(file.key.split("/")[0]):
             raise WriteError(
                 f"{store.url}: has other files, such as {file.key!r}.", hint="Choose another --out, or an empty one."
             )
@@ -84,6 +84,9 @@ def write_pack(dataset: Dataset, store: Store, shard_size: int) -> PackSummary:
             rows += packed
             waiting = waiting[len(packed) :]
     index = index_bytes(rows)
+    for key in [file.key for file in store.list() if IS_SHARD.fullmatch(file.key)]:
+        if key not in hashes:
+            store.delete(key)  # of a pack that was interrupted
     store.write(INDEX, index)
     manifest = json_bytes({"sha256": dict(sorted({**hashes, INDEX: sha256_bytes(index)}.items()))})
     store.write(MANIFEST, manifest)
