@@ -2,7 +2,7 @@
 
     open_pack(Path("packed"))      every image is a range of bytes in a shard
 
-Opening reads the index and checks the sizes of the shards: some seconds for a million images. Each image is checked by its
+Opening reads the index and checks the sizes of the shards: some ten seconds for a million images. Each image is checked by its
 hash when it is read, so shards need not be hashed as a whole. All rows are in memory, as for every dataset; training reads
 the images in its own order, as from a folder.
 """

@@ -5,7 +5,7 @@
         data = images.read(file.key)
 
 So any code that reads images from a store can also read a pack, with one request for some eighty images instead of one for
-each. That removes the price of requests, most of the cost of small images. Costs memory for the index (200 bytes per image)
+each. That removes the price of requests, most of the cost of small images. Costs memory for the index (500 bytes per image)
 and 128 MB for pieces. Not for random reads from a bucket, each of which would fetch 8 MB: read in the order of the listing.
 """
 
