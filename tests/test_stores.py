@@ -114,6 +114,23 @@ def test_a_folder_is_listed_through_links_and_without_unfinished_files(tmp_path:
     assert [file.key for file in store.list()] == ["a/1.txt", "link.txt"]
 
 
+def test_a_folder_that_may_not_be_read_is_left_out_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_store(tmp_path / "store")
+    for key in ("a/1.txt", "b/2.txt", "c/3.txt"):
+        store.write(key, b"x")
+    closed = tmp_path / "store" / "b"
+    closed.chmod(0)
+    try:
+        if os.access(closed, os.R_OK):
+            pytest.skip("needs a user who may not read everything, such as root may")
+        assert [file.key for file in store.list()] == ["a/1.txt", "c/3.txt"]
+    finally:
+        closed.chmod(0o700)
+    assert caplog.messages == [f"{closed}: left out: it cannot be read (Permission denied)."]
+
+
 @pytest.mark.parametrize("key", ["", "../x", "/etc/passwd", "a/../../x"])
 def test_no_key_leads_out_of_the_folder(key: str, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is not a key"):

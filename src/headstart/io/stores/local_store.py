@@ -1,4 +1,7 @@
-"""A folder as a store. Symbolic links are followed; unfinished files of `io.files` are not listed."""
+"""A folder as a store. Symbolic links are followed; unfinished files of `io.files` are not listed.
+
+A folder below it that this user may not read is left out with a warning.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from headstart.errors import ChangedInStore, MissingInStore, StoreError, StoreUnreachable
 from headstart.io.files import copy_file, create_file, is_unfinished, remove_files, write_bytes
 from headstart.io.folders import SYSTEM_FOLDERS, is_system_file
+from headstart.io.progress import log
 from headstart.io.stores.stored_file import StoredFile
 
 _OF_THE_FILE = frozenset(
@@ -86,6 +90,9 @@ class LocalStore:
         except OSError as error:
             if prefix and (is_system_file(folder.name) or folder.name.casefold() in SYSTEM_FOLDERS):
                 return  # such as lost+found: nothing of the user's
+            if prefix and isinstance(error, PermissionError) and _may_be_read(self.folder):
+                log.warning("%s: left out: it cannot be read (%s).", folder, error.strerror)
+                return
             raise StoreError(f"{folder}: cannot be read: {error.strerror}.", hint="Check its permissions.") from error
         here = (status.st_dev, status.st_ino)
         if here in above:
@@ -99,6 +106,15 @@ class LocalStore:
                 found = _file_status(self.folder / key)
                 if found is not None:
                     yield StoredFile(key, found.st_size, _etag(found))
+
+
+def _may_be_read(folder: Path) -> bool:
+    """Return whether a folder can be listed: not after the permission for a whole network share has expired."""
+    try:
+        os.scandir(folder).close()
+        return True
+    except OSError:
+        return False
 
 
 def _order(entry: os.DirEntry[str]) -> bytes:
