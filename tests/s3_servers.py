@@ -144,6 +144,7 @@ class FaultProxy(ThreadingHTTPServer):
         self.refused = self.cut = self.wrong = self.latency = 0.0
         self.stalls: list[float] = []
         self.answer: tuple[int, str] | None = None
+        self.answers: dict[str, tuple[int, str]] = {}
         self.random = random.Random(0)
         self.lock = threading.Lock()
         self.requests: list[str] = []
@@ -173,8 +174,9 @@ class _Forwarder(BaseHTTPRequestHandler):
             draw = proxy.draw(self.path)
             stall = proxy.stalls.pop() if proxy.stalls else 0.0
         time.sleep(proxy.latency + stall)
-        if proxy.answer or draw < proxy.refused:
-            status, code = proxy.answer or (503, "SlowDown")
+        answer_to = proxy.answers.get(self.path.rpartition("/")[2]) if self.command == "GET" else None
+        if proxy.answer or answer_to or draw < proxy.refused:
+            status, code = proxy.answer or answer_to or (503, "SlowDown")
             self._answer(status, [], f"<Error><Code>{code}</Code></Error>".encode())
             return
         connection = http.client.HTTPConnection(proxy.behind, timeout=PATIENCE)

@@ -164,6 +164,28 @@ def test_a_bucket_that_goes_away_ends_the_command_and_the_next_one_goes_on(
     assert hashes(open_store(out)) == before
 
 
+def test_an_object_that_is_denied_or_archived_costs_one_row_and_a_shard_of_them_the_command(
+    bucket: FaultProxy, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{n:03}.jpg" for n in range(10)]
+    store = open_store("s3://photos/some")
+    for name in names:
+        store.write(name, open_store(DATA).read(f"class0/{name}"))
+    monkeypatch.setattr(bucket, "answers", {"003.jpg": (403, "AccessDenied"), "007.jpg": (403, "InvalidObjectState")})
+    finished(predict(trained, store.url, str(tmp_path / "parts")))
+    done = json.loads(open_store(tmp_path / "parts").read("_done.json"))
+    assert (done["images"], done["errors"]) == (10, {"no_permission": 1, "unreadable": 1})
+    monkeypatch.setattr(bucket, "answers", dict.fromkeys(names, (403, "AccessDenied")))
+    driver = predict(trained, store.url, str(tmp_path / "again"))
+    said = driver.communicate(timeout=PATIENCE)[1]
+    assert driver.returncode == 1
+    assert said.endswith(
+        "StoreUnreachable: s3://photos/some/: none of the images of shard 0 (10) can be read; is it still there?\n"
+        "  s3://photos/some/000.jpg: no permission (AccessDenied). Parts made so far are kept: run the command again when "
+        "the images are back. If they were removed on purpose, choose another --shards.\n"
+    ), said
+
+
 @pytest.mark.parametrize("serve", [seaweed, rclone])
 def test_two_drivers_on_real_servers_with_and_without_conditions(
     serve: object, trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from headstart.errors import ChangedInStore, MissingInStore, StoreError, StoreRefused, StoreUnreachable
+from headstart.errors import ChangedInStore, DeniedInStore, MissingInStore, StoreError, StoreRefused, StoreUnreachable
 from headstart.io.stores import retries
 from headstart.io.stores.store import Store, open_store
 from s3_servers import CANARY, FaultProxy, azurite, fault_proxy, make_bucket, moto, rclone, seaweed
@@ -213,7 +213,8 @@ def test_a_fault_of_the_whole_disk_is_not_one_of_the_file(tmp_path: Path) -> Non
 
 ANSWERS = [
     ((404, "NoSuchBucket"), StoreRefused, "s3://photos: there is no such bucket."),
-    ((403, "AccessDenied"), StoreRefused, "s3://photos/x/k: no permission (AccessDenied)."),
+    ((403, "AccessDenied"), DeniedInStore, "s3://photos/x/k: no permission (AccessDenied)."),
+    ((403, "InvalidObjectState"), StoreError, "s3://photos/x/k: is archived (InvalidObjectState)."),
     ((400, "ExpiredToken"), StoreRefused, "s3://photos: the credentials have expired (ExpiredToken)."),
     ((403, "InvalidAccessKeyId"), StoreRefused, "s3://photos: the credentials are not accepted (InvalidAccessKeyId)."),
     ((400, "AuthorizationHeaderMalformed"), StoreRefused, "s3://photos: is in another region."),

@@ -36,6 +36,7 @@
     │   ├── MissingInStore         no such file
     │   ├── ChangedInStore         a file is no longer the one that was listed
     │   ├── StoreRefused           no credentials, no permission, or no such bucket
+    │   │   └── DeniedInStore      no permission, perhaps only for one file
     │   └── StoreUnreachable       no network, --offline, or no usable answer after all attempts
     ├── ShardError                 work that is done shard by shard (`--shards`)
     │   ├── OtherPlan              the folder holds parts of another run, other images or other options
@@ -227,6 +228,10 @@ class ChangedInStore(StoreError):
 
 class StoreRefused(StoreError):
     """No credentials, expired ones, no permission, or no such bucket: no file of it can be had."""
+
+
+class DeniedInStore(StoreRefused):
+    """No permission for a request; there may be permission for other files."""
 
 
 class StoreUnreachable(StoreError):

@@ -28,7 +28,7 @@ from headstart.scale.shard_pass import READERS, ShardPass, ShardRows, Watches
 from headstart.scale.shard_plan import ANOTHER, ShardJob
 from headstart.scale.shard_source import read_stored
 
-NOT_READ = ("not_a_file", "unreadable")
+NOT_READ = frozenset({"not_a_file", "unreadable"})
 """Reasons that every image has when the place that it is in has gone."""
 RETURN = (
     "Parts made so far are kept: run the command again when the images are back. If they were removed on purpose, choose "
@@ -60,7 +60,9 @@ class PartMaker:
         self._names = ShardNames(job.plan, self._out)
         self._files = opened_images(open_store(job.files, offline=job.offline))
         self._columns = open_columns(job)
-        self._pass = ShardPass(self._columns, self._read, ahead=READERS if "://" in self._files.url else 0)
+        remote = "://" in self._files.url
+        self._not_read = NOT_READ | {"no_permission"} if remote else NOT_READ
+        self._pass = ShardPass(self._columns, self._read, ahead=READERS if remote else 0)
         self._pass.open()
 
     def files(self, shard: int) -> list[StoredFile]:
@@ -105,8 +107,9 @@ class PartMaker:
 
         That is so if none of several images could be read, or if those that could be read no longer can.
         """
-        gone = {i for i, reason in rows.errors.items() if reason in NOT_READ and not rows.sha256s[i]}
-        there = [i for i in range(len(files)) if rows.sha256s[i] or rows.errors.get(i) in ("changed", "no_permission")]
+        gone = {i for i, reason in rows.errors.items() if reason in self._not_read and not rows.sha256s[i]}
+        seen = {"changed", "no_permission"} - self._not_read
+        there = [i for i in range(len(files)) if rows.sha256s[i] or rows.errors.get(i) in seen]
         if not gone or (not there and len(files) == 1 and not self._names.is_only(shard)):
             return
         asked = there or sorted(gone)
@@ -125,7 +128,7 @@ class PartMaker:
         try:
             self._read(file)
         except UnreadableImage as error:
-            return error.message if error.reason in NOT_READ else ""
+            return error.message if error.reason in self._not_read else ""
         return ""
 
     def _read(self, file: StoredFile) -> bytes:

@@ -25,7 +25,7 @@ from headstart.data.foreign_formats import refuse_foreign
 from headstart.data.match_files import open_unlabelled
 from headstart.data.packs.pack_store import opened_images
 from headstart.data.table_files import LISTS, READABLE, is_list
-from headstart.errors import MissingData, StoreError, StoreRefused, StoreUnreachable, UnreadableImage
+from headstart.errors import DeniedInStore, MissingData, StoreError, StoreRefused, StoreUnreachable, UnreadableImage
 from headstart.images.limits import reason_of
 from headstart.io.addresses import store_url
 from headstart.io.files import sha256_file
@@ -88,6 +88,8 @@ def read_stored(store: Store, file: StoredFile, *, outside: bool = False) -> byt
             path = Path(os.path.abspath(os.path.join(store.url, file.key)))
             return open_store(path.parent).read(path.name)
         return store.read(file.key, etag=file.etag)
+    except DeniedInStore as error:
+        raise UnreadableImage(error.message, reason="no_permission") from error
     except (StoreRefused, StoreUnreachable):
         raise
     except StoreError as error:

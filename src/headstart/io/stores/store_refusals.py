@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from headstart.errors import ChangedInStore, MissingInStore, StoreError, StoreRefused, StoreUnreachable
+from headstart.errors import ChangedInStore, DeniedInStore, MissingInStore, StoreError, StoreRefused, StoreUnreachable
 from headstart.io.stores.retries import TRIES
 from headstart.io.stores.store_urls import VARIABLES
 
@@ -19,6 +19,7 @@ _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequ
 _NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound", "AccountIsDisabled"})
 _REGION = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
 _WRONG_KEYS = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AuthenticationFailed"})
+_ARCHIVED = frozenset({"InvalidObjectState", "BlobArchived"})
 _CONFLICTS = frozenset({"ConditionalRequestConflict", "OperationAborted"})
 _CUT_SHORT = frozenset({"RequestTimeout", "IncompleteBody"})
 """The body did not arrive in time or whole. S3 answers 400, although the same request may succeed the next time."""
@@ -99,8 +100,10 @@ class BucketRefusal:
                 f"{bucket}: the credentials are not accepted ({self.code or self.status}).",
                 hint=f"Check {VARIABLES[scheme]}.",
             )
+        if self.code in _ARCHIVED:
+            return StoreError(f"{place}: is archived ({self.code}).", hint="Restore it from the archive first.")
         if self.status == 403:
-            return StoreRefused(
+            return DeniedInStore(
                 f"{place}: no permission ({self.code or self.status}).",
                 hint="Ask the bucket's owner for permission to list and read it, and to write to it if the output goes there.",
             )
