@@ -282,9 +282,13 @@ def test_a_table_that_has_changed_is_other_work(run: Path, photos: Path, tmp_pat
     names = [path.relative_to(photos).as_posix() for path in sorted(photos.rglob("*.jpg"))]
     table = tmp_path / "list.txt"
     shutil.copytree(photos, tmp_path, dirs_exist_ok=True)
-    table.write_text("\n".join([*names[:5], "class0/gone.jpg"]) + "\n")
-    result = headstart.predict(run, table, shards=tmp_path / "parts")
-    assert (result.images, result.errors) == (6, {"not_a_file": 1})
+    table.write_text("\n".join([*names[:5], "gone/1.jpg", "gone/2.jpg"]) + "\n")
+    result = headstart.predict(run, table, shards=ShardOptions(tmp_path / "parts", shard_size=5))
+    assert (result.images, result.errors) == (7, {"not_a_file": 2})  # and the second shard has nothing else
+    os.utime(tmp_path / names[0])
+    (tmp_path / "parts" / result.parts[0]).unlink()
+    result = headstart.predict(run, table, shards=ShardOptions(tmp_path / "parts", shard_size=5))
+    assert (result.made, result.errors) == (1, {"changed": 1, "not_a_file": 2})
     table.write_text("\n".join(names[:6]) + "\n")
     with pytest.raises(OtherPlan, match="its contents is"):
         headstart.predict(run, table, shards=tmp_path / "parts")

@@ -26,7 +26,7 @@ from headstart.scale.shard_columns import open_columns, table_of
 from headstart.scale.shard_names import ShardNames
 from headstart.scale.shard_pass import READERS, ShardPass, ShardRows, Watches
 from headstart.scale.shard_plan import ANOTHER, ShardJob
-from headstart.scale.shard_source import read_stored
+from headstart.scale.shard_source import MISSING, read_stored
 
 NOT_READ = frozenset({"not_a_file", "unreadable"})
 """Reasons that every image has when the place that it is in has gone."""
@@ -105,9 +105,12 @@ class PartMaker:
     def _check_source(self, shard: int, files: list[StoredFile], rows: ShardRows) -> None:
         """Raise `StoreUnreachable` if the source has gone, such as an unmounted disk: its images are not to blame.
 
-        That is so if none of several images could be read, or if those that could be read no longer can.
+        That is so if none of several images could be read, or if those that could be read no longer can. Images that were
+        missing when their table was opened prove nothing.
         """
-        gone = {i for i, reason in rows.errors.items() if reason in self._not_read and not rows.sha256s[i]}
+        known = {i for i, file in enumerate(files) if file.etag == MISSING}
+        unread = {i for i, reason in rows.errors.items() if reason in self._not_read and not rows.sha256s[i]}
+        gone = unread - known
         seen = {"changed", "no_permission"} - self._not_read
         there = [i for i in range(len(files)) if rows.sha256s[i] or rows.errors.get(i) in seen]
         if not gone or (not there and len(files) == 1 and not self._names.is_only(shard)):

@@ -31,18 +31,24 @@ from headstart.io.addresses import store_url
 from headstart.io.files import sha256_file
 from headstart.io.folders import SYSTEM_FOLDERS, is_system_file
 from headstart.io.missing_paths import hint_for_missing
+from headstart.io.stores.local_store import etag_of, file_status
 from headstart.io.stores.store import Store, StoredFile, open_store
+
+MISSING = "missing"
+"""The ETag of an image that was missing when the table that names it was opened."""
 
 
 @dataclass(frozen=True, eq=False)
 class ShardSource:
-    """Images by name. `identity` is `ShardPlan.source`, `contents` is as there; `names` are those of a table, in order."""
+    """Images by name. `identity` is `ShardPlan.source`, `contents` is as there; `names` are those of a table, in order,
+    and `missing` those of them that are no files."""
 
     identity: str
     place: str
     store: Store
     contents: str = ""
     names: tuple[str, ...] | None = None
+    missing: frozenset[str] = frozenset()
     table: bool = False
     left_out: dict[str, int] = field(default_factory=dict)
     """{suffix: number} of files skipped so far because of their names."""
@@ -62,7 +68,7 @@ class ShardSource:
             yield from self._begun.pop()
             return
         if self.names is not None:
-            yield from (StoredFile(name, 0, "") for name in self.names if name > after)
+            yield from (self._named(name) for name in self.names if name > after)
             return
         for file in self.store.list(after):
             if _is_hidden(file.key):
@@ -72,6 +78,12 @@ class ShardSource:
             else:
                 suffix = PurePosixPath(file.key).suffix.lower()
                 self.left_out[suffix] = self.left_out.get(suffix, 0) + 1
+
+    def _named(self, name: str) -> StoredFile:
+        if name in self.missing:
+            return StoredFile(name, 0, MISSING)
+        found = file_status(_outside(self.store, name))
+        return StoredFile(name, found.st_size, etag_of(found)) if found else StoredFile(name, 0, "")
 
     def read(self, file: StoredFile) -> bytes:
         """Return the bytes of an image.
@@ -85,8 +97,8 @@ def read_stored(store: Store, file: StoredFile, *, outside: bool = False) -> byt
     """Return the bytes of an image in a store; with `outside`, its key is a path that may lead out of it. See `read`."""
     try:
         if outside:
-            path = Path(os.path.abspath(os.path.join(store.url, file.key)))
-            return open_store(path.parent).read(path.name)
+            path = _outside(store, file.key)
+            return open_store(path.parent).read(path.name, etag=file.etag)
         return store.read(file.key, etag=file.etag)
     except DeniedInStore as error:
         raise UnreadableImage(error.message, reason="no_permission") from error
@@ -94,6 +106,11 @@ def read_stored(store: Store, file: StoredFile, *, outside: bool = False) -> byt
         raise
     except StoreError as error:
         raise UnreadableImage(error.message, reason=_reason(error)) from error
+
+
+def _outside(store: Store, key: str) -> Path:
+    """Return the path that a table names, which may lead out of its folder."""
+    return Path(os.path.abspath(os.path.join(store.url, key)))
 
 
 def _reason(error: StoreError) -> str:
@@ -128,9 +145,14 @@ def open_shard_source(place: Path | str, *, offline: bool = False) -> ShardSourc
 
 def _table(table: Path) -> ShardSource:
     dataset = open_unlabelled(table)
-    names = tuple(sorted({*dataset.paths, *dataset.lost}))
     return ShardSource(
-        str(table), str(dataset.root), open_store(dataset.root), sha256_file(table), names=names, table=True
+        str(table),
+        str(dataset.root),
+        open_store(dataset.root),
+        sha256_file(table),
+        names=tuple(sorted({*dataset.paths, *dataset.lost})),
+        missing=frozenset(dataset.lost),
+        table=True,
     )
 
 

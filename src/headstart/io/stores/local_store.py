@@ -43,7 +43,7 @@ class LocalStore:
         path = self._path(key)
         try:
             with open(path, "rb") as file:
-                if etag and etag != _etag(os.fstat(file.fileno())):
+                if etag and etag != etag_of(os.fstat(file.fileno())):
                     raise ChangedInStore(f"{path}: has changed since it was listed.", hint="Run the command again.")
                 file.seek(start)
                 return file.read(-1 if length is None else length)
@@ -103,9 +103,9 @@ class LocalStore:
                 if os.fsencode(key) > after or after.startswith(os.fsencode(key)):
                     yield from self._below(key, after, above | {here})
             elif os.fsencode(key) > after and not is_unfinished(key.rpartition("/")[2]):
-                found = _file_status(self.folder / key)
+                found = file_status(self.folder / key)
                 if found is not None:
-                    yield StoredFile(key, found.st_size, _etag(found))
+                    yield StoredFile(key, found.st_size, etag_of(found))
 
 
 def _may_be_read(folder: Path) -> bool:
@@ -126,7 +126,7 @@ def _order(entry: os.DirEntry[str]) -> bytes:
     return os.fsencode(entry.name) + (b"/" if is_folder else b"")
 
 
-def _file_status(path: Path) -> os.stat_result | None:
+def file_status(path: Path) -> os.stat_result | None:
     """Return the status of a file; None for what is no file, or is gone since its folder was read."""
     try:
         found = os.stat(path)
@@ -135,5 +135,6 @@ def _file_status(path: Path) -> os.stat_result | None:
     return found if stat.S_ISREG(found.st_mode) else None
 
 
-def _etag(status: os.stat_result) -> str:
+def etag_of(status: os.stat_result) -> str:
+    """Return what changes when the bytes of a file do: its size and the time of its last change."""
     return f"{status.st_size:x}-{status.st_mtime_ns:x}"
