@@ -24,9 +24,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import headstart
-from conftest import PATIENCE, REPOSITORY, write_photos
+from conftest import PATIENCE, REPOSITORY, draw, write_photos
 from headstart import cli
 from headstart.errors import (
     HeadstartError,
@@ -43,10 +44,11 @@ from headstart.errors import (
 )
 from headstart.exporters.open_classifier import open_classifier
 from headstart.images.formats import heif_versions
-from headstart.io.files import sha256_file
+from headstart.io.files import read_csv, sha256_file
 from headstart.io.stores.store import StoredFile, open_store
 from headstart.model.inference.engines.torch_engine import has_cuda_driver
 from headstart.model.inference.runtime import Runtime
+from headstart.pipeline.scan import scan
 from headstart.scale import ShardWorker, make_predict_fn
 from headstart.scale.local_engine import run_local
 from headstart.scale.shard_columns import PredictionColumns, open_columns, predict_model
@@ -156,6 +158,29 @@ def test_embed_writes_the_features_of_embed_to_the_bit(
     assert table["path"].to_pylist() == list(features.paths)
     assert np.array_equal(np.stack(table["values"].to_numpy()), features.values)
     assert result.table().startswith(f"42 rows in 2 parts in {tmp_path / 'parts'}\n2 made now in ")
+
+
+def test_an_image_that_changes_before_it_is_embedded_has_no_features(
+    run: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "photos", tmp_path / "features.safetensors"
+    (folder / "class0").mkdir(parents=True)
+    for n in range(4):
+        draw(0, 700 + n).save(folder / "class0" / f"{n:03}.jpg")
+
+    def scan_and_change(*given: Any, **options: Any) -> Any:
+        scanned = scan(*given, **options)
+        shutil.copyfile(folder / "class0" / "000.jpg", folder / "class0" / "001.jpg")
+        return scanned
+
+    monkeypatch.setattr("headstart.verbs.embed.scan", scan_and_change)
+    result = headstart.embed(folder, backbone="test_resnet.a", weights=tiny_weights, out=out)
+    assert result.features.errors == {"class0/001.jpg": "changed"}
+    assert result.table().startswith("3 images x ")
+    kept = ["class0/000.jpg", "class0/002.jpg", "class0/003.jpg"]
+    assert [row["path"] for row in read_csv(out.with_suffix(".csv"))] == list(result.features.paths) == kept
+    assert np.array_equal(load_file(out)["values"], result.features.values)
+    assert result.features.values.any(axis=1).all()
 
 
 @pytest.mark.slow  # a network is compiled for each number of cores

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from headstart.data.data_source import DataSource, as_source
 from headstart.data.open_dataset import open_dataset
 from headstart.errors import RecipeError, WriteError
@@ -31,7 +33,7 @@ HEADER = ("path", "label", "sha256")
 
 @dataclass(frozen=True, repr=False)
 class EmbedResult(Result):
-    """Result of `embed`. `features.values` is float32 (N, D)."""
+    """Result of `embed`. `features.values` is float32 (N, D), with a row per image that could be read."""
 
     features: Features
     runtime: str
@@ -113,20 +115,22 @@ def embed(
     extractor = FeatureExtractor(found, fitted_spec(found, image_size, resize, scanned.images.ranges))
     log.info("Embedding with %s (%s)", extractor, runtime)
     (values_ND,), failed = embed_images(scanned.images, [extractor], runtime)
-    paths = scanned.dataset.paths
-    errors = scanned.unreadable | {paths[i]: reason for i, reason in failed.items()}
+    dataset, images = scanned.dataset, scanned.images
+    errors = scanned.unreadable | {dataset.paths[i]: reason for i, reason in failed.items()}
+    if failed:
+        kept = np.array([i for i in range(len(images)) if i not in failed], np.int64)
+        dataset, images, values_ND = dataset.take(kept), images.take(kept), values_ND[kept]
     features = Features(
         values=values_ND,
-        paths=paths,
+        paths=dataset.paths,
         backbone=found.name,
-        fingerprint=fingerprint(extractor, runtime, scanned.images.sha256s),
+        fingerprint=fingerprint(extractor, runtime, images.sha256s),
         errors=errors,
     )
     if out is not None:
         metadata = {"backbone": found.name, "fingerprint": features.fingerprint}
         rows = [
-            (p, scanned.dataset.label_name(i), s)
-            for i, (p, s) in enumerate(zip(paths, scanned.images.sha256s, strict=True))
+            (p, dataset.label_name(i), s) for i, (p, s) in enumerate(zip(dataset.paths, images.sha256s, strict=True))
         ]
         table = csv_bytes(HEADER, rows)
         write_together({out.with_suffix(".csv"): table, out: safetensors_bytes({"values": values_ND}, metadata)})
