@@ -31,7 +31,7 @@ from conftest import PATIENCE
 from headstart import Recipe
 from headstart.errors import WriteError
 from headstart.io import files
-from headstart.io.files import write_bytes, write_pieces, write_text
+from headstart.io.files import create_file, write_bytes, write_pieces, write_text
 from headstart.io.folders import check_manifest, folder_aside
 from headstart.runs.run_folder import load_classifier
 
@@ -414,7 +414,10 @@ def test_a_second_previous_run_is_kept_until_the_new_one_stands(bench: Bench, mo
 
 
 # ------------------------------------------------------------------------------------------------------- leftovers
-def test_what_killed_processes_left_aside_is_removed_when_it_is_old(tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", [write_bytes, create_file])
+def test_what_killed_processes_left_aside_is_removed_when_it_is_old(
+    write: Callable[[Path, bytes], object], tmp_path: Path
+) -> None:
     name = "0123456789abcdef" * 2
     old, young = tmp_path / f".a.csv.{name}.part", tmp_path / f".b.csv.{name}.part"
     folder, others = tmp_path / f".run.{name}.part", tmp_path / ".mine.part"
@@ -423,7 +426,7 @@ def test_what_killed_processes_left_aside_is_removed_when_it_is_old(tmp_path: Pa
     (folder / "inner").mkdir(parents=True)
     for path in (old, folder / "inner", folder, others):
         os.utime(path, (time.time() - 7200, time.time() - 7200))
-    write_bytes(tmp_path / "c.csv", b"")
+    write(tmp_path / "c.csv", b"")
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([young.name, ".mine.part", "c.csv"])
 
 

@@ -113,6 +113,7 @@ def create_file(path: Path, data: bytes | memoryview) -> bool:
     finally:
         with suppress(OSError):  # the error is being reported; leftovers are removed later
             aside.unlink(missing_ok=True)
+    sweep(path.parent)
     return created
 
 
