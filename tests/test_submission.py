@@ -579,6 +579,13 @@ def test_the_sample_itself_is_not_overwritten(run: Path, place: Path) -> None:
         headstart.predict(run, place / "test", out=sample, submission=SubmissionOptions(sample_submission=sample))
 
 
+def test_a_misspelt_sample_is_named_although_there_is_an_output_already(run: Path, place: Path) -> None:
+    (place / "out.csv").write_text("id,label\n")
+    options = SubmissionOptions(sample_submission=place / "smaple.csv")
+    with pytest.raises(MissingData, match=r"smaple\.csv: there is no such file\.\n  Did you mean 'sample\.csv'\?"):
+        headstart.predict(run, place / "test", out=place / "out.csv", submission=options)
+
+
 def test_on_the_command_line(run: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = f"predict {run} {place / 'test'} --out {place / 'out.csv'} --sample-submission {place / 'sample.csv'}"
     assert cli.run(shlex.split(f"{words} --clip none --json")) == 0

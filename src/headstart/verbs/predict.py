@@ -220,6 +220,6 @@ def _shape(options: SubmissionOptions, out: Path | None) -> SubmissionFormat | N
         return None
     if out is None:
         raise RecipeError(f"sample_submission: no output file for the filled {sample}.", hint="Add --out FILE.csv.")
-    if out.exists() and out.samefile(sample):
+    if out.exists() and Path(sample).exists() and out.samefile(sample):
         raise WriteError(f"{out}: is the sample submission itself.", hint="Choose another --out.")
     return shape_of(sample)
