@@ -213,6 +213,21 @@ def test_our_own_errors_exit_with_1_and_a_message_only(tmp_path: Path) -> None:
     )
 
 
+def test_a_path_in_a_folder_that_may_not_be_entered_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    if os.access(closed, os.X_OK):
+        pytest.skip("needs a user who may not enter every folder, such as root may")
+    code, _, err = said(f"check {closed / 'photos'}", capsys)
+    assert (code, err) == (
+        1,
+        f"PermissionError: {closed / 'photos'}: Permission denied.\n"
+        "  Change the permissions of this path or of a folder above it, or run the command as another user.\n",
+    )
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert said("--version", capsys) == (0, f"headstart {headstart.__version__}\n", "")
 

@@ -53,6 +53,7 @@ VERBS = {
 }
 """The verbs with the first sentence of their docstrings (a test compares them), so that help need not import them."""
 
+NOT_ALLOWED = "  Change the permissions of this path or of a folder above it, or run the command as another user."
 KEPT = "Work done so far (features, unfinished training) is kept: run the same command again to resume."
 STOPPED = {
     "bundle": "Nothing was written.",
@@ -136,6 +137,11 @@ def _run(words: Sequence[str]) -> int:
         return 2
     except HeadstartError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        print(f"PermissionError: {os.fsdecode(error.filename)}: {error.strerror}.\n{NOT_ALLOWED}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` closed the pipe
