@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from PIL import Image
 
 from conftest import PATIENCE
 from headstart.images.preprocess import Preprocess
-from headstart.images.worker_process import MEMORY_BYTES, memory_limit, memory_share
+from headstart.images.validate import cores
+from headstart.images.worker_process import MEMORY_BYTES, cpu_limit, memory_limit, memory_share
 from headstart.serving.decode_worker import PixelPlan
 from headstart.serving.decoders import DecodedPixels, Decoders
 from headstart.serving.served_answers import ImageRefusal
@@ -70,6 +72,18 @@ def test_the_limit_is_that_of_the_control_group(tmp_path: Path) -> None:
     assert memory_limit(system(tmp_path / "inside", "0::/outer/inner", around)) == GIB
     first = {f"{one}/docker/1f/memory.limit_in_bytes": str(GIB), f"{one}/memory.limit_in_bytes": str((1 << 63) - 4096)}
     assert memory_limit(system(tmp_path / "first", "5:cpu,cpuacct:/\n4:memory:/docker/1f\n0::/", first)) == GIB
+
+
+def test_the_time_of_cores_is_limited_likewise(tmp_path: Path) -> None:
+    two, one = "sys/fs/cgroup", "sys/fs/cgroup/cpu"
+    around = {f"{two}/pod/cpu.max": "150000 100000", f"{two}/pod/inner/cpu.max": "max 100000"}
+    assert cpu_limit(system(tmp_path / "pod", "0::/pod/inner", around)) == 1.5
+    first = {f"{one}/docker/1f/cpu.cfs_quota_us": "200000", f"{one}/docker/1f/cpu.cfs_period_us": "100000"}
+    free = {f"{one}/cpu.cfs_quota_us": "-1", f"{one}/cpu.cfs_period_us": "100000"}
+    assert cpu_limit(system(tmp_path / "first", "5:cpu,cpuacct:/docker/1f\n0::/", first | free)) == 2
+    assert cpu_limit(system(tmp_path / "free", "5:cpu,cpuacct:/", free)) is None
+    assert cpu_limit(tmp_path) is None
+    assert 1 <= cores() <= (os.cpu_count() or 1)
 
 
 def test_there_may_be_no_limit(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import math
 import os
 import queue
 import stat
@@ -35,7 +36,7 @@ from headstart.images.formats import heif_versions
 from headstart.images.info_cache import add_infos, find_infos
 from headstart.images.limits import MAX_FILE_BYTES, reason_of
 from headstart.images.validate_worker import left_out
-from headstart.images.worker_process import READY, interpreter
+from headstart.images.worker_process import READY, cpu_limit, interpreter
 from headstart.io.files import cache_dir, sha256_bytes, sha256_file
 from headstart.io.progress import bar
 
@@ -426,5 +427,6 @@ def _cache_infos(infos: list[ImageInfo]) -> None:
 
 
 def cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of CPU cores that this process may use: a container may have the time of fewer than it sees."""
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(seen, math.ceil(cpu_limit() or seen)))

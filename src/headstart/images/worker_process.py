@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -70,18 +71,35 @@ def memory_limit(root: Path = Path("/")) -> int | None:
     A container and a systemd unit are control groups. Of version 2 and 1 of Linux's, and of the groups around this one, the
     smallest limit counts. `root` has the folders proc and sys.
     """
-    limits: list[str] = []
+    names = {1: "memory.limit_in_bytes", 2: "memory.max"}
+    limits = [_text(group / names[version]).strip() for group, version in _control_groups(root, "memory")]
+    return min((int(limit) for limit in limits if limit.isdigit()), default=None)
+
+
+def cpu_limit(root: Path = Path("/")) -> float | None:
+    """Return how many CPU cores' time the control group of this process may use; None if there is no such limit.
+
+    See `memory_limit`.
+    """
+    limits = []
+    for group, version in _control_groups(root, "cpu"):
+        texts = [group / "cpu.max"] if version == 2 else [group / "cpu.cfs_quota_us", group / "cpu.cfs_period_us"]
+        quota, period = [*" ".join(map(_text, texts)).split(), "", ""][:2]
+        if quota.isdigit() and period.isdigit() and int(period):
+            limits.append(int(quota) / int(period))
+    return min(limits, default=None)
+
+
+def _control_groups(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
+    """Yield the folders of this process's control groups and those around them, and which version of Linux's they are."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if not controllers:
-            mounted, name = root / "sys/fs/cgroup", "memory.max"
-        elif "memory" in controllers.split(","):
-            mounted, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
-        else:
-            continue
         own = PurePosixPath(path.lstrip("/"))
-        limits += [_text(mounted / group / name).strip() for group in (own, *own.parents)]
-    return min((int(limit) for limit in limits if limit.isdigit()), default=None)
+        for group in (own, *own.parents):
+            if not controllers:
+                yield root / "sys/fs/cgroup" / group, 2
+            elif controller in controllers.split(","):
+                yield root / "sys/fs/cgroup" / controller / group, 1
 
 
 def _text(file: Path) -> str:
