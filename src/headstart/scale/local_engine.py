@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from headstart.images.validate import cores
 from headstart.scale.shard_part import Receipt
@@ -123,6 +123,16 @@ def _shares(workers: int) -> list[list[int]]:
     """Divide this process's cores among the workers; the lists are empty where the system has no such function."""
     if not hasattr(os, "sched_getaffinity") or workers == 1:
         return [[] for _ in range(workers)]
-    here = sorted(os.sched_getaffinity(0))
-    each = max(1, len(here) // workers)
-    return [[here[(n * each + k) % len(here)] for k in range(each)] for n in range(workers)]
+    return core_shares(sorted(os.sched_getaffinity(0)), workers)
+
+
+def core_shares(here: Sequence[int], workers: int) -> list[list[int]]:
+    """Divide cores among workers, none left over; if there are more workers than cores, each gets one, in turn.
+
+    >>> core_shares(range(8), 3), core_shares([4, 5], 3)
+    ([[0, 1], [2, 3, 4], [5, 6, 7]], [[4], [5], [4]])
+    """
+    if workers > len(here):
+        return [[here[n % len(here)]] for n in range(workers)]
+    ends = [n * len(here) // workers for n in range(workers + 1)]
+    return [list(here[ends[n] : ends[n + 1]]) for n in range(workers)]
