@@ -594,6 +594,38 @@ def test_an_image_that_crashes_its_decoder_costs_one_row(run: Path, tmp_path: Pa
     assert "A worker process died (signal 11); shard 0 is restarted." in err
 
 
+DIES_LATE = """
+import os, signal, time
+import headstart.images.decode as decode
+plain = decode._decoded
+
+def _decoded(file, header, *more):
+    if file.getbuffer()[-5:] == b"CRASH":
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return plain(file, header, *more)
+
+decode._decoded = _decoded
+"""
+
+
+@pytest.mark.slow  # three processes are started
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as on Unix")
+def test_images_that_are_decoded_again_are_counted_once(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, advances = write_photos(tmp_path / "photos", each=14), list[int]()
+    first = folder / "class0" / "000.jpg"
+    first.write_bytes(first.read_bytes() + b"CRASH")
+    headstart.predict(run, folder, shards=tmp_path / "parts")
+    (part,) = (tmp_path / "parts").glob("part-*")
+    part.unlink()
+    monkeypatch.setenv("PYTHONPATH", hooked(tmp_path, DIES_LATE))
+    with ShardWorker(job_of(run, folder, tmp_path / "parts"), advance=advances.append) as worker:
+        receipt = worker(0)
+    assert (sum(advances), receipt.rows, receipt.errors) == (42, 42, {"decoder_crashed": 1})
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as on Unix")
 def test_each_kind_of_harm_is_named_among_two_thousand_images(run: Path, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def _nothing(images: int) -> None:
 
 class ShardWorker:
     """Makes one part at a time. `cpus` are the cores for its process (empty: all); `advance` is called with the number of
-    images decoded.
+    images decoded, a negative one for those that a dead process had decoded.
 
     Not thread-safe, except that `close` may be called from another thread.
     """
@@ -127,13 +127,17 @@ class ShardWorker:
 
     def _made(self, shard: int, lost: dict[int, str], seconds: float) -> Receipt:
         counted = 0
-        for message in self._process().ask({"shard": shard, "lost": lost}, seconds):
-            if "receipt" in message:
-                receipt = Receipt(**message["receipt"])
-                self._advance(receipt.rows - counted)
-                return receipt
-            counted += message["ended"]
-            self._advance(message["ended"])
+        try:
+            for message in self._process().ask({"shard": shard, "lost": lost}, seconds):
+                if "receipt" in message:
+                    receipt = Receipt(**message["receipt"])
+                    self._advance(receipt.rows - counted)
+                    return receipt
+                counted += message["ended"]
+                self._advance(message["ended"])
+        except _Died:
+            self._advance(-counted)  # they are decoded again
+            raise
         raise ShardFailed(f"shard {shard}: its worker process gave no answer.")
 
     def _screened(self, shard: int, images: Sequence[int]) -> dict[int, str]:
