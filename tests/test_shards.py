@@ -480,6 +480,28 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(
     assert sorted(photos.rglob("*")) == before
 
 
+def test_images_inside_other_files_are_not_looked_for(run: Path, photos: Path, tmp_path: Path) -> None:
+    import pyarrow
+
+    place = tmp_path / "packed" / "train.parquet"
+    place.parent.mkdir()
+    images = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted((photos / "class0").iterdir())]
+    pq.write_table(pyarrow.table({"image": images}), place)
+    with pytest.raises(MissingData) as one:
+        headstart.predict(run, place, shards=tmp_path / "parts")
+    assert str(one.value) == (
+        f"{place}: holds the images themselves, not their paths; --shards does not read such files.\n"
+        "  Save the images as files, or pack them: `headstart pack DATA --out DIR`."
+    )
+    (place.parent / "notes.txt").write_text("mine")
+    with pytest.raises(NoImages) as several:
+        headstart.predict(run, place.parent, shards=tmp_path / "parts")
+    assert str(several.value) == (
+        f"{place.parent}: contains no images, only 1 file named *.parquet, 1 file named *.txt.\n"
+        "  Images inside such files are not looked for: give one archive, or unpack them."
+    )
+
+
 def test_it_fails_in_the_end_if_no_image_at_all_can_be_used(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -136,6 +136,12 @@ def test_what_a_bucket_refuses_ends_the_command_with_one_sentence(bucket: FaultP
     for source, out, message in (
         ("s3://missing/x", "s3://photos/a", "StoreRefused: s3://missing: there is no such bucket."),
         (DATA, "s3://missing/x", "StoreRefused: s3://missing: there is no such bucket."),
+        (DATA, f"{DATA}/parts", f"WriteError: {DATA}/parts/: is inside the data ({DATA}/), where it would be read"),
+        (
+            f"{DATA}/photos.zip",
+            "s3://photos/a",
+            f"NoImages: {DATA}/photos.zip/: contains no images.\n  With --shards, a",
+        ),
     ):
         driver = predict(trained, source, out)
         assert message in driver.communicate(timeout=PATIENCE)[1]

@@ -33,11 +33,11 @@ from headstart.scale.shard_names import ShardNames
 from headstart.scale.shard_options import ShardOptions
 from headstart.scale.shard_part import Receipt, read_receipt
 from headstart.scale.shard_plan import ANOTHER, DONE, PARTS, PLAN, ShardJob, begin, check_same
-from headstart.scale.shard_source import ShardSource
+from headstart.scale.shard_source import ShardSource, left_out_words, no_images
 
 Item = TypeVar("Item")
 NOTE_SECONDS = 60.0
-"""Time between two lines of progress, if no progress bar is shown."""
+"""Time between two lines of progress."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -165,10 +165,13 @@ def _check_place(job: ShardJob, out: Store, source: ShardSource) -> None:
         raise WriteError(
             f"{out.url}: contains files that headstart did not write there, such as {other.key}.", hint=ANOTHER
         )
-    if source.is_empty():
-        raise NoImages(
-            f"{source.identity}: contains no files with the extension of an image.", hint="Check the path or URL."
+    if "://" in source.place and out.url.startswith(source.place):
+        raise WriteError(
+            f"{out.url}: is inside the data ({source.place}), where it would be read as data the next time.",
+            hint=ANOTHER,
         )
+    if source.is_empty():
+        raise no_images(source)
 
 
 class _ShardWork:
@@ -190,13 +193,8 @@ class _ShardWork:
             self._shards = shard + 1
             if self._job.plan.part_name(shard) not in self._there:
                 yield shard
-        for suffix, n in sorted(self._source.left_out.items()):
-            log.info(
-                "%s: left out %s %s.",
-                self._source.identity,
-                f"{n:,} file{'s' * (n != 1)}",
-                f"named *{suffix}" if suffix else "without a suffix",
-            )
+        if self._source.left_out:
+            log.info("%s: left out: %s.", self._source.identity, left_out_words(self._source))
 
     def receive(self, receipt: Receipt) -> None:
         """Record the receipt of a part that has been made."""

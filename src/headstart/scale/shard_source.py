@@ -20,12 +20,22 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from headstart.data.archives.unpacking import is_archive, unpacked
-from headstart.data.folder_walk import named_like_other
+from headstart.data.dataset import ARCHIVES
+from headstart.data.folder_walk import named_like_image, named_like_other
 from headstart.data.foreign_formats import refuse_foreign
 from headstart.data.match_files import open_unlabelled
 from headstart.data.packs.pack_store import opened_images
+from headstart.data.shards.writing import shards_at
 from headstart.data.table_files import LISTS, READABLE, is_list
-from headstart.errors import DeniedInStore, MissingData, StoreError, StoreRefused, StoreUnreachable, UnreadableImage
+from headstart.errors import (
+    DeniedInStore,
+    MissingData,
+    NoImages,
+    StoreError,
+    StoreRefused,
+    StoreUnreachable,
+    UnreadableImage,
+)
 from headstart.images.limits import reason_of
 from headstart.io.addresses import store_url
 from headstart.io.files import sha256_file
@@ -135,6 +145,11 @@ def open_shard_source(place: Path | str, *, offline: bool = False) -> ShardSourc
     if is_archive(path):
         folder = unpacked(path)
         return ShardSource(str(path), str(folder), open_store(folder), folder.parent.name)
+    if path.suffix.lower() == ".parquet" and shards_at(path):
+        raise MissingData(
+            f"{place}: holds the images themselves, not their paths; --shards does not read such files.",
+            hint="Save the images as files, or pack them: `headstart pack DATA --out DIR`.",
+        )
     if path.suffix.lower() in READABLE and (path.suffix.lower() not in LISTS or is_list(path)):
         return _table(path)
     raise MissingData(
@@ -154,6 +169,23 @@ def _table(table: Path) -> ShardSource:
         missing=frozenset(dataset.lost),
         table=True,
     )
+
+
+def no_images(source: ShardSource) -> NoImages:
+    """Return the error for a source that `is_empty`; its hint says how to give what has been found instead."""
+    found = left_out_words(source)
+    hint = "Check the path or URL."
+    if {*ARCHIVES, ".parquet"} & set(source.left_out):
+        hint = "Images inside such files are not looked for: give one archive, or unpack them."
+    elif "://" in source.place and (named_like_image(source.place[:-1]) or named_like_other(source.place[:-1])):
+        hint = "With --shards, a URL names a folder of images: give the one that this file is in, or a local copy of the file."
+    return NoImages(f"{source.identity}: contains no images{f', only {found}' * bool(found)}.", hint=hint)
+
+
+def left_out_words(source: ShardSource) -> str:
+    """Return how many files were skipped so far because of their names."""
+    counted = sorted(source.left_out.items())
+    return ", ".join(f"{n:,} file{'s' * (n != 1)} named *{suffix}" for suffix, n in counted)
 
 
 def _is_hidden(key: str) -> bool:
