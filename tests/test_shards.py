@@ -45,6 +45,7 @@ from headstart.errors import (
 from headstart.exporters.open_classifier import open_classifier
 from headstart.images.formats import heif_versions
 from headstart.io.files import read_csv, sha256_file
+from headstart.io.stores.local_store import LocalStore
 from headstart.io.stores.store import StoredFile, open_store
 from headstart.model.inference.engines.torch_engine import has_cuda_driver
 from headstart.model.inference.runtime import Runtime
@@ -209,6 +210,26 @@ def test_what_is_missing_is_made_again_with_the_same_bytes(
     assert (result.made, result.images) == (1, 42)
     assert hashes(out) == before
     assert (out / "_done.json").read_bytes() == (serial / "_done.json").read_bytes()
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_what_is_known_of_existing_parts_comes_from_their_receipts(
+    written: bool, run: Path, photos: Path, serial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, read, plain = copied(serial, tmp_path / "parts"), list[str](), LocalStore.read
+
+    def counted(store: LocalStore, key: str, **options: Any) -> bytes:
+        read.append(key)
+        return plain(store, key, **options)
+
+    (out / "_done.json").unlink()
+    if not written:
+        shutil.rmtree(out / "_receipts")
+    monkeypatch.setattr(LocalStore, "read", counted)
+    result = headstart.predict(run, photos, shards=ShardOptions(out, shard_size=10))
+    assert (result.made, result.images) == (0, 42)
+    assert (out / "_done.json").read_bytes() == (serial / "_done.json").read_bytes()
+    assert {key for key in read if key.startswith("part-")} == (set() if written else set(hashes(out)))
 
 
 @pytest.mark.parametrize("what", ["shard_size", "run", "images", "verb"])

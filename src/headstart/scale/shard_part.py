@@ -3,9 +3,9 @@
     maker = PartMaker(job)
     receipt = maker.make(12)             reads, computes, and creates the part unless it exists
 
-A `Receipt` is what a driver needs to know about a part: less than a kilobyte, however many images it has. It can be read
-back from an existing part (`read_receipt`). The numbers of one shard are in memory. Not for untrusted images in a process
-that must not die: `shard_worker` starts another process for them.
+A `Receipt` is what a driver needs to know about a part: less than a kilobyte, however many images it has. It is written
+beside the part, into `_receipts`, so that a resumed command need not read parts (`read_receipt`). The numbers of one shard
+are in memory. Not for untrusted images in a process that must not die: `shard_worker` starts another process for them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from headstart.data.packs.pack_store import opened_images
 from headstart.errors import MissingInStore, ShardError, StoreUnreachable, UnreadableImage
-from headstart.io.files import parquet_bytes, sha256_bytes
+from headstart.io.files import json_bytes, parquet_bytes, sha256_bytes
 from headstart.io.stores.store import Store, StoredFile, open_store
 from headstart.scale.shard_columns import open_columns, table_of
 from headstart.scale.shard_names import ShardNames
@@ -38,11 +38,12 @@ RETURN = (
 
 @dataclass(frozen=True)
 class Receipt:
-    """A part: its shard, name, SHA-256, number of rows, and {reason: number} of those without a result."""
+    """A part: its shard, name, SHA-256, size, number of rows, and {reason: number} of those without a result."""
 
     shard: int
     name: str
     sha256: str
+    bytes: int
     rows: int
     errors: Mapping[str, int]
 
@@ -84,11 +85,13 @@ class PartMaker:
         """
         name = self._job.plan.part_name(shard)
         with suppress(MissingInStore):
-            return read_receipt(self._out, shard, name)
+            return receipt_of(shard, name, self._out.read(name))
         data = self._bytes(shard, lost, watch)
         if not self._out.create(name, data):
             data = self._out.read(name)  # another driver was faster: its part counts
-        return receipt_of(shard, name, data)
+        receipt = receipt_of(shard, name, data)
+        self._out.write(_receipt_key(name), json_bytes(receipt.to_json()))
+        return receipt
 
     def _bytes(self, shard: int, lost: Mapping[int, str], watch: Watches | None) -> bytes:
         files = self.files(shard)
@@ -146,11 +149,22 @@ def receipt_of(shard: int, name: str, data: bytes) -> Receipt:
     try:
         found = pyarrow.parquet.read_metadata(io.BytesIO(data))
         note = json.loads(found.metadata[b"headstart"])
-        return Receipt(shard, name, sha256_bytes(data), found.num_rows, note["errors"])
+        return Receipt(shard, name, sha256_bytes(data), len(data), found.num_rows, note["errors"])
     except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError):
         raise ShardError(f"{name}: is not a part that headstart wrote.", hint=f"Remove it, or: {ANOTHER}") from None
 
 
-def read_receipt(out: Store, shard: int, name: str) -> Receipt:
-    """Return the receipt of a part in `out`. Raises `ShardError` for a damaged one, `MissingInStore`."""
+def read_receipt(out: Store, shard: int, name: str, size: int) -> Receipt:
+    """Return the receipt of a part in `out` that has `size` bytes: the written one, otherwise made from the part.
+
+    Raises `ShardError` for a damaged part, `MissingInStore`.
+    """
+    with suppress(MissingInStore, ValueError, TypeError):  # the part was written by an earlier version, or is damaged
+        written = Receipt(**json.loads(out.read(_receipt_key(name))))
+        if (written.shard, written.name, written.bytes) == (shard, name, size):
+            return written
     return receipt_of(shard, name, out.read(name))
+
+
+def _receipt_key(name: str) -> str:
+    return f"_receipts/{name}.json"

@@ -15,7 +15,8 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, TypeVar
@@ -38,6 +39,8 @@ from headstart.scale.shard_source import ShardSource, left_out_words, no_images
 Item = TypeVar("Item")
 NOTE_SECONDS = 60.0
 """Time between two lines of progress."""
+READERS = 8
+"""Receipts that are read at the same time."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -147,10 +150,10 @@ def _finished(job: ShardJob, out: Store) -> ShardResult | None:
     except (ValueError, KeyError, TypeError):
         raise ShardError(f"{out.url}: its {DONE} is damaged.", hint=f"Remove it, or: {ANOTHER}") from None
     there = _parts_in(out)
-    missing = len(set(names) - there)
+    missing = len(names) - len(there.keys() & set(names))
     if missing:
         log.warning("%s: %s missing; made again.", out.url, "1 part is" if missing == 1 else f"{missing:,} parts are")
-    elif there == set(names):
+    elif len(there) == len(names):
         log.info("%s: all parts already exist; images added later are not included.", out.url)
         return result
     return None
@@ -207,9 +210,11 @@ class _ShardWork:
     def finished(self, seconds: float) -> ShardResult:
         """Write `_done.json`, and return the result. Raises `ShardError` if a part is missing or does not belong here."""
         made = list(self._receipts.values())
-        receipts = [self._receipt(shard) for shard in range(self._shards)]
+        there = _parts_in(self._out)
+        with ThreadPoolExecutor(READERS) as pool:
+            receipts = list(pool.map(lambda shard: self._receipt(shard, there), range(self._shards)))
         names = [receipt.name for receipt in receipts]
-        others = _parts_in(self._out) - set(names)
+        others = there.keys() - set(names)
         if others:
             raise ShardError(f"{self._out.url}: {min(others)} does not belong to its plan.", hint="Remove it.")
         errors: Counter[str] = Counter()
@@ -235,13 +240,14 @@ class _ShardWork:
         if not self._out.create(DONE, data) and self._out.read(DONE) != data:
             self._out.write(DONE, data)
 
-    def _receipt(self, shard: int) -> Receipt:
-        known = self._receipts.get(shard)
-        return known or read_receipt(self._out, shard, self._job.plan.part_name(shard))
+    def _receipt(self, shard: int, there: Mapping[str, int]) -> Receipt:
+        name = self._job.plan.part_name(shard)
+        return self._receipts.get(shard) or read_receipt(self._out, shard, name, there.get(name, 0))
 
 
-def _parts_in(out: Store) -> set[str]:
-    return {file.key for file in takewhile(lambda file: file.key.startswith(PARTS), out.list(PARTS))}
+def _parts_in(out: Store) -> dict[str, int]:
+    """Return {name: size in bytes} of the parts."""
+    return {file.key: file.bytes for file in takewhile(lambda file: file.key.startswith(PARTS), out.list(PARTS))}
 
 
 def _noted(advance: Any, started: float) -> Any:
