@@ -794,6 +794,13 @@ TABLES: list[Row] = [
         )
     ),
     Row(
+        kind="P6 a bucket by the name of its scheme elsewhere",
+        given=cats_and_dogs,
+        command="check s3a://bucket/photos",
+        says=("s3a://bucket/photos: is an address, not a path.\n  Write it as s3://bucket/photos",),
+        code=1,
+    ),
+    Row(
         kind="P7 a list of paths and labels",
         given=table_of("list.txt", "{path} {kind}", head=""),
         command="split d/list.txt --out s.csv",

@@ -18,6 +18,8 @@ _ADDRESS = re.compile(
 
 STORES = ("s3", "gs", "az")
 """Schemes that `io.stores` reads."""
+OTHER_NAMES = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
+"""What other programs call these schemes."""
 
 DOWNLOAD_FIRST = "Addresses are not fetched. Download the data first, and give its path."
 
@@ -58,7 +60,10 @@ def absolute(place: Path) -> Path:
 def refuse_address(place: Path | str) -> None:
     """Raise `MissingData` for an address in the place of a path, unless a file is called so."""
     if is_address(str(place)) and not os.path.exists(place):
-        raise MissingData(f"{shown_address(place)}: is an address, not a path.", hint=DOWNLOAD_FIRST)
+        scheme, _, rest = shown_address(place).partition("://")
+        known = OTHER_NAMES.get(scheme.lower())
+        hint = f"Write it as {known}://{rest}" if known else DOWNLOAD_FIRST
+        raise MissingData(f"{shown_address(place)}: is an address, not a path.", hint=hint)
 
 
 def shown_address(place: Path | str) -> str:
