@@ -373,7 +373,7 @@ def test_a_child_that_takes_too_long_is_stopped_and_its_memory_is_its_own() -> N
 
 def test_a_child_that_does_not_listen_is_killed() -> None:
     program = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint(1, flush=True)\ntime.sleep(600)"
-    ended = run_child([sys.executable, "-c", program], 0.7, calm=0.5)
+    ended = run_child([sys.executable, "-c", program], 0.7, grace=0.5)
     assert ended.stopped
     assert ended.seconds < 300
 

@@ -439,8 +439,11 @@ def test_damaged_names_are_refused_wherever_the_damage_is(tmp_path: Path) -> Non
         try:
             assert names.files(0) == files  # such as the time in gzip's header
         except ShardError as error:
-            said.add(error.message)
-    assert said == {f"{tmp_path}: its _names/names-000000.json.gz is damaged."}
+            said.add(str(error))
+    assert said == {
+        f"{tmp_path}: its _names/names-000000.json.gz is damaged.\n"
+        "  Restore it from a copy, or: Choose another --shards."
+    }
 
 
 @pytest.mark.parametrize("images", [1, 9, 10, 11, 20])
@@ -635,6 +638,7 @@ def test_an_image_that_crashes_its_decoder_costs_one_row(run: Path, tmp_path: Pa
     expected = poisoned(tmp_path / "photos", "CRASH", "ALLOC")
     err = check_poisoned(run, tmp_path / "photos", expected, tmp_path / "parts", harmful(tmp_path), 100)
     assert "A worker process died (signal 11); shard 0 is restarted." in err
+    assert "Shard 0: class1/000.jpg is left out: decoder_crashed." in err
 
 
 DIES_LATE = """

@@ -1,4 +1,4 @@
-"""The supported data sources, and how each becomes a `Dataset` of files.
+"""The supported data sources, and how each becomes a `Dataset`.
 
 | given | opened by | labels |
 |---|---|---|

@@ -306,8 +306,8 @@ def temporary_folder() -> Iterator[Path]:
 def write_needed(part: str, name: str, data: bytes | memoryview) -> Path:
     """Write a file that is needed later into a new folder of its own in that part of the cache; return its path.
 
-    If this user may not write to the cache, the folder is among the temporary files, and a warning names it. Whoever asked
-    for the file ends it with `delete_needed`. Raises `WriteError`.
+    If this user may not write to the cache, the folder is among the temporary files, and a warning names it. The caller
+    removes it with `delete_needed`. Raises `WriteError`.
     """
     path = cache_dir() / part / uuid.uuid4().hex / name
     try:

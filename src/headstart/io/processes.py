@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
-LONGEST_CALM = 5.0
+GRACE_SECONDS = 5.0
 """Seconds that a stopped process has to save its work before it is killed."""
 
 
@@ -35,10 +35,10 @@ class ProcessResult:
     stopped: bool
 
 
-def run_child(command: Sequence[str], limit: float, *, calm: float = LONGEST_CALM) -> ProcessResult:
+def run_child(command: Sequence[str], limit: float, *, grace: float = GRACE_SECONDS) -> ProcessResult:
     """Run a command to its end, or for `limit` seconds; Ctrl-C stops it too.
 
-    A process that still runs `calm` seconds after being asked to stop is killed.
+    A process that still runs `grace` seconds after being asked to stop is killed.
     """
     started = time.monotonic()
     pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -55,13 +55,13 @@ def run_child(command: Sequence[str], limit: float, *, calm: float = LONGEST_CAL
                 break
             if not stopped and time.monotonic() - started > limit:
                 stopped = True
-                _stop(process, calm)
+                _stop(process, grace)
             time.sleep(0.02)
     except BaseException:
-        _stop(process, calm)
+        _stop(process, grace)
         raise
     for reader in readers:
-        reader.join(calm)
+        reader.join(grace)
     memory = usage if math.isnan(memory) else memory
     return ProcessResult(
         code=process.returncode,
@@ -111,13 +111,13 @@ def _reap(process: subprocess.Popen[str]) -> float:
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def _stop(process: subprocess.Popen[str], calm: float) -> None:
+def _stop(process: subprocess.Popen[str], grace: float) -> None:
     """Ask a process to stop, as Ctrl-C does; kill it if it does not. `_reap` stores its exit code."""
     if process.returncode is not None:
         return
     with suppress(OSError):  # it has just ended
         process.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
-    until = time.monotonic() + calm
+    until = time.monotonic() + grace
     while process.returncode is None and time.monotonic() < until:
         time.sleep(0.02)
         _reap(process)

@@ -22,7 +22,7 @@ from itertools import islice
 
 from headstart.errors import MissingInStore, ShardError, StoreUnreachable
 from headstart.io.stores.store import Store, StoredFile
-from headstart.scale.shard_plan import ANOTHER, ShardPlan
+from headstart.scale.shard_plan import RESTORE, ShardPlan
 from headstart.scale.shard_source import ShardSource
 
 Piece = tuple[list[StoredFile], bool]
@@ -74,7 +74,7 @@ class ShardNames:
     def _piece(self, shard: int) -> Piece:
         piece = self._read(shard)
         if piece is None:
-            raise ShardError(f"{self._out.url}: {_name(shard)} is missing.", hint=ANOTHER)
+            raise ShardError(f"{self._out.url}: {_name(shard)} is missing.", hint=RESTORE)
         return piece
 
     def _read(self, shard: int) -> Piece | None:
@@ -84,7 +84,7 @@ class ShardNames:
         except MissingInStore:
             return None
         except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError):
-            raise ShardError(f"{self._out.url}: its {_name(shard)} is damaged.", hint=ANOTHER) from None
+            raise ShardError(f"{self._out.url}: its {_name(shard)} is damaged.", hint=RESTORE) from None
 
 
 def _name(shard: int) -> str:

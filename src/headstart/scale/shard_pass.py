@@ -232,7 +232,7 @@ class _Work:
                 self._watch.end(thread)
 
     def _held(self, left: deque[int], reads: Reads) -> dict[int, _Bytes | str]:
-        """Read the next images: all that are left, or some `HELD_BYTES`."""
+        """Read the next images, until none is left or `HELD_BYTES` are held."""
         held: dict[int, _Bytes | str] = {}
         size = 0
         while left and size < HELD_BYTES:

@@ -72,10 +72,11 @@ def read_plan(out: Store) -> ShardPlan | None:
     except MissingInStore:
         return None
     except (ValueError, TypeError):
-        raise ShardError(f"{out.url}: its {PLAN} is not a plan that headstart wrote.", hint=ANOTHER) from None
+        raise ShardError(f"{out.url}: its {PLAN} is not a plan that headstart wrote.", hint=RESTORE) from None
 
 
 ANOTHER = "Choose another --shards."
+RESTORE = f"Restore it from a copy, or: {ANOTHER}"
 
 
 def check_same(plan: ShardPlan, out: Store) -> bool:

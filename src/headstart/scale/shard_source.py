@@ -98,7 +98,7 @@ class ShardSource:
     def read(self, file: StoredFile) -> bytes:
         """Return the bytes of an image.
 
-        Raises `UnreadableImage` if only this image cannot be read, `StoreError` if no other could be read either.
+        Raises `UnreadableImage` if only this image cannot be read, `StoreError` if no image can be read.
         """
         return read_stored(self.store, file, outside=self.table)
 

@@ -28,11 +28,12 @@ from typing import Any
 import headstart.errors
 from headstart.errors import HeadstartError, ShardFailed
 from headstart.io.progress import log
+from headstart.io.stores.stored_file import StoredFile
 from headstart.scale.shard_part import Receipt
 from headstart.scale.shard_plan import ShardJob
 
 SECONDS_EACH = 20.0
-"""How long one image may take alone; also eight of them together, before they are tried one by one."""
+"""Seconds that an image may take to decode. A batch may take as long; after that, its images are tried one by one."""
 MOST_DEATHS = 6
 """How many processes one shard may end without an image to blame."""
 MOST_SCREENINGS = 3
@@ -79,7 +80,7 @@ class ShardWorker:
                 if not died.by_signal or attempt == MOST_DEATHS or self._closed:
                     raise ShardFailed(
                         f"a worker process ended before it was ready ({died}).",
-                        hint="Its own message is above, if any.",
+                        hint="Its own message, if any, is above.",
                     ) from None
 
     def close(self) -> None:
@@ -103,7 +104,7 @@ class ShardWorker:
                     log.warning("A worker process died (%s); shard %d is restarted.", died, shard)
                     continue
                 screenings += 1
-                suspects = died.images if screenings <= MOST_SCREENINGS else self._all(shard)
+                suspects = died.images if screenings <= MOST_SCREENINGS else range(len(self._files(shard)))
                 found = self._screened(shard, sorted(set(suspects) - set(lost)))
                 lost |= found
                 deaths = 1 if found else deaths
@@ -157,17 +158,16 @@ class ShardWorker:
                 left = [i for i in left if i >= number]
                 if died.overdue or number == suspect:
                     lost[number] = "too_slow" if died.overdue else "decoder_crashed"
-                    log.warning("Shard %d: image %d is left out: %s.", shard, number, lost[number])
+                    log.warning("Shard %d: %s is left out: %s.", shard, self._files(shard)[number].key, lost[number])
                     left = left[1:]
                 suspect = number
         return lost
 
-    def _all(self, shard: int) -> range:
+    def _files(self, shard: int) -> list[StoredFile]:
         from headstart.io.stores.store import open_store
         from headstart.scale.shard_names import ShardNames
 
-        names = ShardNames(self.job.plan, open_store(self.job.out, offline=self.job.offline))
-        return range(len(names.files(shard)))
+        return ShardNames(self.job.plan, open_store(self.job.out, offline=self.job.offline)).files(shard)
 
 
 class _Died(Exception):

@@ -8,8 +8,8 @@ The same images give the same bytes, whatever the order on disk, the machine or 
 damaged one stays damaged, and `check` finds it in the pack. After an interruption, the pack is written again from its first
 shard.
 
-Costs one read of every image, and their disk space once more; for a bucket, also the space of one shard in the cache. Not
-for data that still changes: a pack cannot be modified.
+Costs one read of every image, and their disk space once more; to a bucket, also the space of one shard in the cache. Images
+from a bucket are first downloaded into the cache. Not for data that still changes: a pack cannot be modified.
 """
 
 from __future__ import annotations

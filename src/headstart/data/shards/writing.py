@@ -172,7 +172,7 @@ def _write(
     written = images = 0
     with bar("Extracting images", packed) as advance:
         for shard, name, folder in zip(shards, names, _folders_of(names), strict=True):
-            split = side_of_shard(name)
+            split = split_of_shard(name)
             for n, sample in enumerate(_samples(shard, columns, keys[split])):
                 written += len(sample.data or b"")
                 if written > limits.bytes:
@@ -214,10 +214,10 @@ def _with_usable_split(rows: list[_Row]) -> list[_Row]:
     )
 
 
-def side_of_shard(name: str) -> str:
+def split_of_shard(name: str) -> str:
     """Return the split in the name of a shard or its folders, '' if none or several.
 
-    >>> side_of_shard("data/validation-00000-of-00002.parquet"), side_of_shard("shard-000001.tar")
+    >>> split_of_shard("data/validation-00000-of-00002.parquet"), split_of_shard("shard-000001.tar")
     ('val', '')
     """
     splits = {split_name(word) for word in re.split(r"[^a-zA-Z]+", name)} - {""}
