@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import headstart
-from conftest import draw
+from conftest import draw, scene
 from headstart import Recipe
 from headstart.errors import MissingData
 from headstart.model.backbones.weights_source import WeightsSource
@@ -104,6 +105,26 @@ def test_the_choice_of_backbones_is_repeated_not_made_again(photos: Path, tiny_w
     for folder in ("run", "both"):
         again = headstart.reproduce(tmp_path / folder, weights=tiny_weights)
         assert (again.same, again.causes) == (True, [])
+
+
+def test_a_class_that_is_one_burst_is_divided_as_before(
+    photos: Path, tiny_weights: Path, own_cache: Path, warm_cache: Path, tmp_path: Path
+) -> None:
+    """Its near-copies are in all sets, as groups of their own: so they are when the split is given."""
+    shutil.copytree(warm_cache, own_cache, dirs_exist_ok=True)
+    data = shutil.copytree(photos, tmp_path / "data", ignore=shutil.ignore_patterns("class0"))
+    (data / "burst").mkdir()
+    for n in range(12):
+        scene(5).save(data / "burst" / f"{n}.jpg", quality=60 + 3 * n)
+    recipe = replace(RECIPE, head="auto")
+    headstart.train(data, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
+    split = (tmp_path / "run" / "split.csv").read_text()
+    assert len({row.split(",")[3] for row in split.splitlines()[1:]}) == 40
+    headstart.train(
+        data, out=tmp_path / "again", recipe=recipe, weights=tiny_weights, split=tmp_path / "run" / "split.csv"
+    )
+    for name in ("split.csv", "predictions.csv"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "run" / name).read_bytes(), name
 
 
 def test_from_another_folder_than_the_one_it_was_made_in(

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from headstart.data.corrections import Correction, Corrections
 from headstart.data.dataset import Dataset
 from headstart.data.earlier_split import read_split
-from headstart.data.splits import MIN_PER_SET, grow_split, make_split, sets_too_small, split_hash, write_split
+from headstart.data.splits import (
+    MIN_PER_SET,
+    grow_split,
+    make_split,
+    sets_too_small,
+    split_hash,
+    undivided_copies,
+    write_split,
+)
 from headstart.errors import BadSplit
 from test_open_dataset import HOSTILE, error_of
 
@@ -261,6 +269,9 @@ def test_hard_groups_are_whole_and_near_copies_are_where_the_groups_say_so(
         if len(set(data.groups[data.labels == label].tolist())) >= 3:
             alone = make_split(data, seed=seed)
             assert all(count(made, name, label) > 0 for name in ("val", "test") if count(alone, name, label))
+    given = replace(made, groups=made.groups[::-1].max(initial=0) - made.groups)  # as a table would give them
+    again = make_split(given, near=undivided_copies(given, near))
+    assert (again.groups[:, None] == again.groups).tolist() == (made.groups[:, None] == made.groups).tolist()
 
 
 @settings(max_examples=100, deadline=None)

@@ -155,6 +155,11 @@ class EarlierSplit:
                 groups[i] = first.setdefault(row["group"], i)
         return groups
 
+    def joins_copies(self) -> bool:
+        """Whether its groups are those of a split that headstart wrote, where near-copies are joined as far as its sets
+        allow: such a table has hashes as well."""
+        return bool(self.matched.found) and {"group", "sha256"} <= set(self.matched.found[0][1])
+
     def other_labels(self) -> list[str]:
         """Images whose label is not that of their row, with both labels."""
         labels = [(row, row.get("label"), self.dataset.label_name(i)) for i, row in self.matched.found]
@@ -170,7 +175,21 @@ class EarlierSplit:
         labelled: np.ndarray = self.dataset.labels >= 0
         return labelled & ~np.isin(np.arange(len(self.dataset)), known)
 
-    def refuse_other_labels(self) -> None:
+    def applied(self) -> Dataset:
+        """The dataset with these sets and groups. Raises `BadSplit` for labels that disagree, and for one path in two sets."""
+        self._refuse_other_labels()
+        split = self.sets()
+        new = np.flatnonzero(self.new_images()).tolist()
+        if new and (split == "train").any():
+            listed = few([repr(self.dataset.paths[i]) for i in new], 3)
+            log.info(
+                "%s does not list %s: %s. `headstart split DATA --keep %s --out NEW.csv` gives new images a set, and the "
+                "others keep theirs.",
+                *(self.path, number_of(len(new), "labelled image"), listed, shlex.quote(str(self.path))),
+            )
+        return replace(self.dataset, split=split, groups=self.groups())
+
+    def _refuse_other_labels(self) -> None:
         """Raise `BadSplit` if an image has another label in the data."""
         hint = "`headstart split DATA --keep` makes a new split with its sets. Or give the data that this one was made for."
         _refuse(self.path, "a label that differs from the data", self.other_labels(), hint)
@@ -187,22 +206,7 @@ def read_split(
     `BadSplit` if it is not such a table, or does not fit: unknown split names, no path that is in the data, labels that
     disagree, one path in two sets.
     """
-    earlier = EarlierSplit.read(path, dataset, sha256s, corrections)
-    earlier.refuse_other_labels()
-    split = earlier.sets()
-    new = np.flatnonzero(earlier.new_images()).tolist()
-    if new and (split == "train").any():
-        log.info(
-            "%s does not list %s: %s. `headstart split DATA --keep %s --out NEW.csv` gives new images a set, and the "
-            "others keep theirs.",
-            *(
-                path,
-                number_of(len(new), "labelled image"),
-                few([repr(dataset.paths[i]) for i in new], 3),
-                shlex.quote(str(path)),
-            ),
-        )
-    return replace(dataset, split=split, groups=earlier.groups())
+    return EarlierSplit.read(path, dataset, sha256s, corrections).applied()
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:

@@ -22,7 +22,7 @@ import numpy as np
 
 from headstart.data.dataset import SPLITS, Dataset, hash_rows
 from headstart.data.deal import Deal, Group, deal_out, tolerated
-from headstart.data.duplicates import group_pairs, merge_groups
+from headstart.data.duplicates import group_pairs, joined, merge_groups
 from headstart.data.earlier_split import EarlierSplit
 from headstart.errors import BadSplit, near_names
 from headstart.io.files import write_csv
@@ -85,6 +85,13 @@ def make_split(
     for sentence in sets_too_small(made):
         log.warning("%s", sentence)
     return made
+
+
+def undivided_copies(dataset: Dataset, near: np.ndarray) -> np.ndarray:
+    """int64 (N,): the groups of the dataset, joined with those groups of near-copies that its sets do not divide. As `near`
+    of `make_split`, they repeat the groups of the split that divided the others."""
+    undecided = np.full_like(dataset.split, "")
+    return _groups_kept(dataset.groups, joined(dataset.groups, group_pairs(near)), undecided, dataset.split)
 
 
 def _check_shares(val_size: float, test_size: float) -> None:

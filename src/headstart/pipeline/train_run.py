@@ -25,11 +25,11 @@ from headstart.data.corrections import read_corrections
 from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource
 from headstart.data.dataset import Dataset, hash_rows
-from headstart.data.earlier_split import read_split
+from headstart.data.earlier_split import EarlierSplit
 from headstart.data.findings import Finding
 from headstart.data.not_copies import copy_rows, read_not_copies
 from headstart.data.open_dataset import open_dataset, require_trainable
-from headstart.data.splits import make_split, require_sets, split_hash, split_rows
+from headstart.data.splits import make_split, require_sets, split_hash, split_rows, undivided_copies
 from headstart.errors import WriteError
 from headstart.evaluation.metrics import Metrics, compute_metrics
 from headstart.images.limits import REASONS
@@ -120,13 +120,12 @@ def _train_run(asked: TrainRequest, at_end: ExitStack) -> TrainResult:
     resolved = resolve_backbones(recipe, weights=asked.weights, earlier=asked.earlier, images=len(opened))
     scanned = scan(source, opened=opened, not_copies=refused)
     require_trainable(scanned.dataset)
-    given = scanned.dataset
+    given, near = scanned.dataset, scanned.copies.groups_N
     if split is not None:
-        given = read_split(Path(split), given, corrections, scanned.images.sha256s)
-        given = with_named_groups(given, scanned, source)
-    dataset = make_split(
-        given, seed=recipe.seed, val_size=recipe.val_size, test_size=recipe.test_size, near=scanned.copies.groups_N
-    )
+        table = EarlierSplit.read(Path(split), given, scanned.images.sha256s, corrections)
+        given = with_named_groups(table.applied(), scanned, source)
+        near = undivided_copies(given, near) if table.joins_copies() else near
+    dataset = make_split(given, seed=recipe.seed, val_size=recipe.val_size, test_size=recipe.test_size, near=near)
     unfinished = _unfinished(out, dataset, scanned, recipe, resolved)
     if asked.restart:
         unfinished.path.unlink(missing_ok=True)
