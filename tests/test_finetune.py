@@ -237,7 +237,9 @@ def stopped_at_step(number: int) -> Iterator[None]:
         yield
 
 
-def test_interrupted_training_goes_on(photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path) -> None:
+def test_interrupted_training_goes_on(
+    photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Stopped in the second epoch, gone on with by the same command: equal weights. Another recipe is refused."""
     recipe = headstart.Recipe(approach="finetune", backbone="test_resnet.a", **QUICK)
     headstart.train(photos, out=tmp_path / "whole", recipe=recipe, weights=tiny_weights)
@@ -251,6 +253,11 @@ def test_interrupted_training_goes_on(photos: Path, tiny_weights: Path, cache: P
         f"{tmp_path / 'run.unfinished'}: an unfinished training run is in the way, and this one differs from it:\n"
     )
     assert "batch_size: 8 -> 9" in str(refused.value) and "--restart" in str(refused.value)
+    caplog.set_level("INFO", logger="headstart")
+    with pytest.raises(UnfinishedTraining, match="approach: finetune -> linear\n"):
+        linear = headstart.Recipe(approach="linear", backbone="test_resnet.a")
+        headstart.train(photos, out=tmp_path / "run", recipe=linear, weights=tiny_weights)
+    assert not any(message.startswith("Head: ") for message in caplog.messages)  # before any work
     headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run"))
     assert one == two
@@ -360,10 +367,13 @@ def test_a_range_test_is_part_of_the_budget(photos: Path, own_cache: Path, caplo
 def test_auto_without_time_is_linear(
     photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And says so in the run folder, so that reproducing it elsewhere does not fine-tune."""
+    """And says so in the run folder, so that reproducing it elsewhere does not fine-tune. A snapshot is not its own."""
     recipe = headstart.Recipe(backbone="test_resnet.a", budget="1s")
     caplog.set_level("INFO", logger="headstart")
+    (tmp_path / "run.unfinished").write_bytes(b"")
     headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
+    kept = f"The unfinished training in {tmp_path / 'run.unfinished'} is kept: there was no time to resume it."
+    assert kept in caplog.messages and (tmp_path / "run.unfinished").exists()
     said = "No fine-tuning: only 0 s of the budget are left. A larger --budget allows it (now: 1s)."
     assert said in caplog.messages
     assert RunFolder(tmp_path / "run").provenance.approach == "linear"

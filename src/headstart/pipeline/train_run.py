@@ -129,6 +129,7 @@ def _train_run(asked: TrainRequest, at_end: ExitStack) -> TrainResult:
     unfinished = _unfinished(out, dataset, scanned, recipe, resolved)
     if asked.restart:
         unfinished.path.unlink(missing_ok=True)
+    Checkpoint(unfinished.path, unfinished.key).refuse_another()
     tested = bool((dataset.split == "test").any())
     require_sets(dataset, ("train", "val", "test") if recipe.test_size else ("train", "val"))
     if not recipe.test_size:
@@ -183,7 +184,10 @@ def _train_run(asked: TrainRequest, at_end: ExitStack) -> TrainResult:
             clock.lap("report")
         write_metrics(folder, RunMetrics(test, val, clock.laps))
         write_model_card(folder, model_card(classifier, provenance, test, val, found))
-    unfinished.path.unlink(missing_ok=True)
+    if result.finetuned is not None or result.attempt is not None:
+        unfinished.path.unlink(missing_ok=True)
+    elif unfinished.path.exists():
+        log.info("The unfinished training in %s is kept: there was no time to resume it.", unfinished.path)
     if earlier:
         log.info("The earlier run is kept as %s.previous, replacing any before it.", out)
     return TrainResult(

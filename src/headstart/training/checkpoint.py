@@ -79,6 +79,13 @@ class Checkpoint:
         self._refuse_another(key)
         return Snapshot(tensors, values)
 
+    def refuse_another(self) -> None:
+        """Raise `UnfinishedTraining` if there is a snapshot that differs in an entry of this key, which may be a part of its
+        own: before any work, when not all of it is known."""
+        recorded = self.recorded()
+        if recorded:
+            self._refuse_another({name: value for name, value in recorded.items() if name in self.key})
+
     def recorded(self) -> dict[str, str]:
         """Return the snapshot's key; empty if there is no snapshot or it cannot be read."""
         try:
