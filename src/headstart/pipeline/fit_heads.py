@@ -52,7 +52,8 @@ class HeadSearch:
     """The best `head`, fitted on the training set only, and a row per candidate.
 
     `val_logits_NK` and `train_logits_NK` are logits on the validation and the training set, float32, each from a fit
-    without the image; None for the training set if there was no cross-validation.
+    without the image; None for the training set if there was no cross-validation, and 0 for an image of it that
+    cross-validation could not score (`scored_rows`), such as those of a class that is one group.
     """
 
     head: FittedHead
@@ -83,10 +84,11 @@ def fit_best_head(
     kinds = _kinds(recipe, len(train) * n_classes * (1 if folds_N is None else FOLDS))
     if folds_N is not None:
         found = cross_validate(scaled_ND[rows], labels_N[rows], folds_N, n_classes, kinds=kinds, class_weight=weight)
-        on_train = refit(found.head, scaled_ND[train], labels_N[train], n_classes)
+        on_train = FittedHead(extractor, scale_D, refit(found.head, scaled_ND[train], labels_N[train], n_classes))
+        scored_N = scored_rows(labels_N[rows], folds_N)[np.isin(rows, val), None]
         return HeadSearch(
-            head=FittedHead(extractor, scale_D, on_train),
-            val_logits_NK=found.logits_NK[np.isin(rows, val)],
+            head=on_train,
+            val_logits_NK=np.where(scored_N, found.logits_NK[np.isin(rows, val)], on_train.logits(features_ND[val])),
             train_logits_NK=found.logits_NK[np.isin(rows, train)],
             trials=_cross_validated(extractor, found),
         )
