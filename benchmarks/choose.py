@@ -134,7 +134,6 @@ class Task:
             self.n_classes,
             self.runtime,
             seconds=1e9,
-            total=len(self.dataset),
             seed=seed,
             pooling="auto",
         )

@@ -26,7 +26,7 @@ from headstart.io.files import sha256_bytes
 from headstart.model.backbones.registry import Backbone, at_hand
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.engines import choose_runtime, features_key, network_key
-from headstart.model.inference.features import FeatureExtractor, FeatureStore
+from headstart.model.inference.features import Embedder, FeatureExtractor, FeatureStore
 from headstart.model.inference.runtime import Runtime
 from headstart.pipeline.choose_backbones import (
     Choice,
@@ -44,7 +44,7 @@ from headstart.pipeline.combine import (
     probe_poolings,
 )
 from headstart.pipeline.fit import ResolvedBackbones, choose_extractors
-from headstart.pipeline.fit_heads import block_scale
+from headstart.pipeline.fit_heads import block_scale, fit_best_head
 from headstart.pipeline.fit_task import FitTask
 from headstart.pipeline.trial_configs import fitted_extractor
 from headstart.training.recipe import Recipe, seconds
@@ -104,11 +104,40 @@ def test_the_backbone_that_tells_the_classes_apart_is_chosen(
     labels = np.array([int(f.parent.name[-1]) for f in files])
     views = [FeatureExtractor(b, b.preprocess) for b in at_hand(WeightsSource(folder=tiny_weights))]
     arguments = (Images.inspect(files), labels, 3, choose_runtime("cpu"))
-    choice = choose_backbones(views, *arguments, seconds=1e9, total=42)
+    choice = choose_backbones(views, *arguments, seconds=1e9)
     losses = {t.backbone: t.loo_log_loss for t in choice.trials}
     assert losses[choice.extractors[0].backbone.name] == min(losses.values())
-    hurried = choose_backbones(views, *arguments, seconds=0.0, total=42)
+    hurried = choose_backbones(views, *arguments, seconds=0.0)
     assert hurried.extractors == choice.extractors[:1]
+
+
+def test_what_is_in_the_cache_does_not_hide_what_the_others_cost(
+    photos: Path, tiny_weights: Path, own_cache: Path, warm_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network takes a second for an image. The second search finds all images that it looks at in the cache."""
+    shutil.copytree(warm_cache, own_cache, dirs_exist_ok=True)
+    now = 0.0
+
+    class Slow(Embedder):
+        def __call__(self, images: Images) -> tuple[list[np.ndarray], dict[int, str]]:
+            nonlocal now
+            before, found = self.computed, super().__call__(images)
+            now += self.computed - before
+            return found
+
+    monkeypatch.setattr("headstart.pipeline.choose_backbones.Embedder", Slow)
+    monkeypatch.setattr("headstart.pipeline.choose_backbones.choose_members", lambda probes, *_: probes)
+    files = sorted(photos.rglob("*.jpg"))
+    labels = np.array([int(f.parent.name[-1]) for f in files])
+    views = [FeatureExtractor(b, b.preprocess) for b in at_hand(WeightsSource(folder=tiny_weights))]
+    arguments = (views, Images.inspect(files), labels, 3, choose_runtime("cpu"))
+    others = Images.inspect([np.full((60, 80, 3), n, np.uint8) for n in range(100)])
+    first = choose_backbones(*arguments, seconds=84 + 150, others=others, clock=lambda: now)
+    assert (now, len(first.extractors)) == (84, 1)
+    again = choose_backbones(*arguments, seconds=64 + 130, others=others, clock=lambda: now)
+    assert (now, again.extractors) == (84 + 64, first.extractors)  # of 32 images that both had to embed
+    both = choose_backbones(*arguments, seconds=64 + 130, others=others.take(range(32)), clock=lambda: now)
+    assert (now, len(both.extractors)) == (84 + 64, 2)
 
 
 def chosen(features: list[np.ndarray], labels: np.ndarray, *, budget: float = 1e9, part_for_all: float = 0.0) -> Choice:
@@ -131,7 +160,6 @@ def chosen(features: list[np.ndarray], labels: np.ndarray, *, budget: float = 1e
         classes,
         PLAN,
         seconds=budget,
-        total=len(labels),
         part_for_all=part_for_all,
     )
 
@@ -246,6 +274,23 @@ def test_images_of_a_class_in_one_group_are_not_scored() -> None:
     assert len(found.logits_SK) == found.row().n_images == (labels != 2).sum()
     assert choose_members([found], labels, groups) == [found]
     assert probed([x], labels, groups=labels)[0].scored_S.tolist() == list(range(120))  # better than none
+
+
+@pytest.mark.parametrize("lone", [0, 2])
+def test_a_class_that_is_one_group_is_judged_by_the_head_of_the_training_set(lone: int) -> None:
+    """Its images are in one fold, so that cross-validation cannot score them."""
+    x, labels = clouds(90, 12, 3, seed=0, spread=3.0)
+    groups, numbers = np.arange(90), tuple(map(str, range(90)))
+    groups[labels == lone] = 1000
+    split = np.where(np.arange(90) % 9 < 3, "val", "train")
+    dataset = Dataset(Path("photos"), numbers, labels, ("a", "b", "c"), split, groups)
+    extractor = FeatureExtractor(BACKBONE, BACKBONE.preprocess)
+    found = fit_best_head(extractor, x, [12], dataset, Recipe())
+    val = dataset.sets.val
+    of_lone = labels[val] == lone
+    assert 0 < of_lone.sum() < len(val)
+    assert np.array_equal(found.val_logits_NK[of_lone], found.head.logits(x[val])[of_lone])
+    assert not np.array_equal(found.val_logits_NK[~of_lone], found.head.logits(x[val])[~of_lone])
 
 
 def test_a_second_backbone_is_combined_when_it_adds_something_and_only_then() -> None:
@@ -460,7 +505,7 @@ def test_weights_that_cannot_be_used_are_left_out_of_the_choice(
     ]
     runtime = choose_runtime("cpu")
     with caplog.at_level("INFO", logger="headstart"):
-        choice = choose_backbones(extractors, images, labels, 3, runtime, seconds=1e9, total=42)
+        choice = choose_backbones(extractors, images, labels, 3, runtime, seconds=1e9)
     assert names(choice) == ["test_resnet.a"]
     why = [f"Not tried: {reason}" for reason in unusable(some_unusable).values()]
     assert [message for message in caplog.messages if message.startswith("Not tried")] == why
@@ -477,7 +522,7 @@ def test_where_no_weights_can_be_used_the_first_error_is_raised(photos: Path, so
     extractors = [each for each in fitted_to(images, some_unusable) if "in1k" in each.backbone.name]
     runtime = choose_runtime("cpu")
     for attempt in (
-        lambda: choose_backbones(extractors, images, labels, 3, runtime, seconds=1e9, total=42),
+        lambda: choose_backbones(extractors, images, labels, 3, runtime, seconds=1e9),
         lambda: compiled_within(1e9, extractors, runtime),
     ):
         with pytest.raises(BackboneError) as error:

@@ -52,6 +52,9 @@ PART_FOR_ALL = 0.1
 """Fraction of the remaining seconds that the remaining candidates may take to embed all images."""
 
 LAST = 4
+TIMED = 32
+"""Number of images that are timed, if the cache has the features of most others."""
+NONE = Images((), ())
 
 
 @dataclass(frozen=True)
@@ -70,22 +73,23 @@ def choose_backbones(
     runtime: Runtime,
     *,
     seconds: float,
-    total: int,
+    others: Images = NONE,
     groups_N: np.ndarray | None = None,
     seed: int = 0,
     pooling: str = "last",
     part_for_all: float = PART_FOR_ALL,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Choice:
     """Rank candidate extractors on subsets of the labelled images (never the test ones); keep at most four, best first.
 
     `labels_N` int64 (N,), all known; `groups_N` int64 (N,) are equal for images that are not independent. `seconds` is what
-    remains of the budget; `total` images must be embedded in the end. Keeps fewer extractors if they would not fit into the
-    time. `pooling` is that of the `Recipe`. The remaining candidates embed all images as soon as that takes at most the
-    fraction `part_for_all` of the time.
+    remains of the budget; `others` are images that must be embedded as well in the end. Keeps fewer extractors if they would
+    not fit into the time, in which features that are in the cache cost nothing. `pooling` is that of the `Recipe`. The
+    remaining candidates embed all images as soon as that takes at most the fraction `part_for_all` of the time.
     Candidates whose networks cannot be used here are left out, which is logged. Raises `BackboneError` or `MissingExtra` if
     there is no other; `WriteError`.
     """
-    started = time.monotonic()
+    started = clock()
     order = stratified_order(labels_N, seed)
     left = [replace(each, pooling="last" if pooling == "last" else "stages") for each in extractors]
     embedder = Embedder(left, runtime)
@@ -97,15 +101,15 @@ def choose_backbones(
     spend = _images_each(len(order), n_classes) * len(left) / _stages(len(left))
     last = len(left) < 2
     while not last:
-        rest, begun = len(order) - n, time.monotonic()
-        whole = 0 < pace * rest * len(left) < part_for_all * (seconds - (begun - started))
-        new = rest if whole else min(math.ceil(spend / len(left)), rest)
-        n += new
+        rest, begun = len(order) - n, clock()
+        cost = pace * sum(map(len, embedder.missing(images.take(order[n:]))))
+        whole = n > 0 and cost < part_for_all * (seconds - (begun - started))
+        n += rest if whole else min(math.ceil(spend / len(left)), rest)
         subset = beginning(order, labels_N, n)
         features, errors = embedder(images.take(subset))
-        pace = (time.monotonic() - begun) / new / len(left)
+        pace = _pace(embedder, clock() - begun, (images.take(order[n:]), others), clock) or pace
         good = np.array([j for j in range(len(subset)) if j not in errors])
-        late = time.monotonic() - started > PART_OF_TIME * seconds
+        late = clock() - started > PART_OF_TIME * seconds
         last = len(left) <= LAST or n == len(order) or late
         sizes = [embedder.block_sizes(i) for i in range(len(left))]
         known_N, in_groups_N = labels_N[subset][good], None if groups_N is None else groups_N[subset][good]
@@ -116,8 +120,8 @@ def choose_backbones(
         ranked = [replace(p.extractor, pooling="last") for p in kept]
         left = [next(each for each in left if each.backbone is r.backbone) for r in ranked]
         embedder = Embedder(left, runtime)
-    remaining = seconds - (time.monotonic() - started)
-    fitting = max(1, int(remaining / (pace * total))) if pace else len(ranked)
+    missing = (len(one) + len(other) for one, other in zip(*map(embedder.missing, (images, others)), strict=True))
+    fitting = max(1, int((pace * np.cumsum(list(missing)) <= seconds - (clock() - started)).sum()))
     if fitting < len(ranked):
         log.info("The budget allows %d of %d backbones: %s.", fitting, len(ranked), few(_names(ranked[:fitting]), 5))
     return Choice(tuple(ranked[:fitting]), tuple(trials))
@@ -140,6 +144,22 @@ def _opened(embedder: Embedder, images: Images) -> Embedder:
     if not usable:
         raise errors[0]
     return Embedder(usable, embedder.runtime) if errors else embedder
+
+
+def _pace(embedder: Embedder, seconds: float, left: Sequence[Images], clock: Callable[[], float]) -> float:
+    """Return the seconds that a network takes for an image. If those `seconds` were mostly spent on features in the cache,
+    some of the images that are left are timed; 0.0 if all of their features are in the cache."""
+    if embedder.computed >= TIMED * len(embedder.extractors):
+        return seconds / embedder.computed
+    for images in left:
+        rows = sorted(set().union(*embedder.missing(images)))[:TIMED]
+        if rows:
+            for member in range(len(embedder.extractors)):
+                embedder.open(member, images)
+            before, begun = embedder.computed, clock()
+            embedder(images.take(rows))
+            return (clock() - begun) / (embedder.computed - before)
+    return 0.0
 
 
 def _names(extractors: Sequence[FeatureExtractor]) -> list[str]:

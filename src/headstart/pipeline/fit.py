@@ -219,7 +219,7 @@ def choose_extractors(
         len(dataset.classes),
         task.runtime,
         seconds=task.seconds_left,
-        total=len(dataset),
+        others=task.images.take(np.setdiff1d(np.arange(len(dataset)), rows)),
         groups_N=dataset.groups[rows],
         seed=recipe.seed,
         pooling="last" if "pooling" in APPROACHES[recipe.approach].ignores(recipe) else recipe.pooling,

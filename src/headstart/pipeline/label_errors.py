@@ -98,7 +98,6 @@ def see(scanned: ScannedDataset, backbones: Sequence[Backbone], *, seed: int = 0
             len(dataset.classes),
             runtime,
             seconds=SECONDS,
-            total=len(known),
             groups_N=dataset.groups[known],
             seed=seed,
         )

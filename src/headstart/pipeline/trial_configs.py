@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from headstart.data.dataset import Dataset
 from headstart.errors import RecipeError, near_names
 from headstart.images.image_refs import Images
@@ -117,7 +119,7 @@ def best_backbones(
         len(dataset.classes),
         choose_runtime(),
         seconds=seconds,
-        total=len(dataset),
+        others=scanned.images.take(np.setdiff1d(np.arange(len(dataset)), rows)),
         groups_N=dataset.groups[rows],
         seed=seed,
     )

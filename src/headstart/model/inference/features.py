@@ -182,6 +182,8 @@ class Embedder:
         self.extractors, self.runtime, self.keep = tuple(extractors), runtime, keep
         self._networks: dict[int, Network] = {}
         self._stores: dict[int, FeatureStore] = {}
+        self.computed = 0
+        """Images that networks have embedded so far, those of all extractors together; the cache had the others."""
 
     def __call__(self, images: Images) -> tuple[list[np.ndarray], dict[int, str]]:
         """Embed images, see `embed_images`."""
@@ -212,6 +214,11 @@ class Embedder:
         """
         if _missing(self._store(member), [bytes.fromhex(sha256) for sha256 in images.sha256s]):
             self.network(member)
+
+    def missing(self, images: Images) -> list[set[int]]:
+        """Return the rows of images whose features would have to be computed, for each extractor."""
+        keys = [bytes.fromhex(sha256) for sha256 in images.sha256s]
+        return [_missing(self._store(member), keys) for member in range(len(self.extractors))]
 
     def network(self, member: int) -> Network:
         """Return an extractor's network, by the extractor's number. Raises `BackboneError`."""
@@ -255,6 +262,7 @@ class Embedder:
         title = names[0] if len(names) == 1 else f"{len(names)} backbones"
         with bar(f"Embedding with {title}", len(wanted)) as advance:
             work.run(wanted, stores, keys, advance)
+        self.computed += sum(map(len, missing))
         failed = {keys[i]: reason for i, reason in work.errors.items()}
         arrays = [
             self.selected(member, _assemble(keys, store, fresh))
