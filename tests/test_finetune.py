@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
 import re
@@ -20,7 +21,7 @@ from torch import nn
 import headstart
 from conftest import draw, write_photos
 from headstart.data.dataset import Dataset
-from headstart.errors import RecipeError, UnfinishedTraining
+from headstart.errors import RecipeError, TrainingFailed, UnfinishedTraining
 from headstart.evaluation.calibration import fit_temperature
 from headstart.evaluation.image_groups import groups_of
 from headstart.evaluation.probabilities import cross_entropies
@@ -40,6 +41,7 @@ from headstart.pipeline.candidates import Candidate, weighed
 from headstart.pipeline.choose_backbones import Choice, choose_backbones
 from headstart.pipeline.choose_input import InputChange
 from headstart.pipeline.combine import fit_weights, is_clear_gain
+from headstart.pipeline.fit import resolve_backbones
 from headstart.pipeline.fit_task import FitTask
 from headstart.runs.run_folder import RunFolder
 from headstart.training.batches import Batch
@@ -319,7 +321,7 @@ def test_training_does_not_go_on_with_other_sets(photos: Path, tiny_weights: Pat
         re.escape(
             f"{tmp_path / 'run.unfinished'}: an unfinished training run is in the way, and this one differs from it:"
         )
-        + "\n    split: [0-9a-f]{64} -> [0-9a-f]{64}\n"
+        + "\n    groups: [0-9a-f]{64} -> [0-9a-f]{64}\n    split: [0-9a-f]{64} -> [0-9a-f]{64}\n"
         + "  Repeat the earlier command to resume it, or add --restart to discard it.",
         str(refused.value),
     )
@@ -379,6 +381,26 @@ def test_auto_without_time_is_linear(
     assert RunFolder(tmp_path / "run").provenance.approach == "linear"
 
 
+def test_auto_is_linear_if_fine_tuning_fails(
+    photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+
+    def failing(*_: object) -> StepResult:
+        raise TrainingFailed("Out of memory with one image & no more.")
+
+    recipe = headstart.Recipe(backbone="test_resnet.a", **QUICK)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Passes, "gradient", failing)
+        headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
+    made = RunFolder(tmp_path / "run").provenance
+    assert (made.approach, made.attempt) == ("linear", None)
+    assert made.why == "No fine-tuning: Out of memory with one image & no more."
+    assert made.why in caplog.messages
+    assert html.escape(made.why) in (tmp_path / "run" / "report.html").read_text()
+    with pytest.raises(RecipeError, match="'flp' is unknown"):
+        resolve_backbones(replace(recipe, augment="flp"))
+
+
 @pytest.mark.parametrize(
     ("noise", "taken"),
     [(0.5, True), (8.0, False)],
@@ -416,6 +438,16 @@ def test_a_fine_tuned_network_is_not_taken_for_noise(seed: int) -> None:
         "Validation log-loss: frozen 0.0000, fine-tuned 0.0000, weighted sum 0.0000 (out of fold); fine-tuning does not "
         "clearly pay."
     )
+
+
+@pytest.mark.parametrize(("seed", "heads"), [(0, ("lda",)), (1, ()), (4, ())], ids=["11 %", "0.07 %", "none"])
+def test_frozen_backbones_with_next_to_no_weight_are_left_out(seed: int, heads: tuple[str, ...]) -> None:
+    rng, labels_N = np.random.default_rng(seed), np.arange(3000) % 3
+    tuned_NK = 2 * np.eye(3)[labels_N] + rng.normal(0, 1, (3000, 3))
+    frozen = Candidate((), (), tuned_NK + rng.normal(0, 1.5, (3000, 3)), heads=("lda",))  # type: ignore[arg-type]
+    found, why = weighed(frozen, Candidate((), (), tuned_NK, finetuned=object()), labels_N)  # type: ignore[arg-type]
+    assert (found.finetuned is not None, found.heads) == (True, heads)
+    assert heads or why.endswith("the fine-tuned network has 100% of the weight.")
 
 
 def of_patients(seed: int) -> tuple[Candidate, Candidate, np.ndarray, np.ndarray]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
-from headstart.errors import BudgetTooSmall
+from headstart.errors import BackboneError, BudgetTooSmall, RecipeError, TrainingFailed
+from headstart.images.augment import parse_augment
 from headstart.io.progress import log
 from headstart.model.inference.features import FeatureExtractor
 from headstart.pipeline.approaches.approach import TRAINS, ApproachResult
@@ -27,7 +28,9 @@ class Auto:
     cost = 4
 
     def check(self, recipe: Recipe) -> None:
-        """Accept everything: backbones named for fusing are not fine-tuned."""
+        """Refuse an unknown augmentation if it may fine-tune. Backbones named for fusing are not fine-tuned."""
+        if self.trains_networks(recipe) and recipe.augment != "auto":
+            parse_augment(recipe.augment)
 
     def trains_networks(self, recipe: Recipe) -> bool:
         """Return True if one backbone is requested and time allows."""
@@ -38,7 +41,7 @@ class Auto:
         return frozenset() if self.trains_networks(recipe) else TRAINS
 
     def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:
-        """See `Approach.fit`."""
+        """See `Approach.fit`. If fine-tuning fails, the linear classifier is the result."""
         recipe, extractors, tried = choose_input(task, extractors)
         task = replace(task, recipe=recipe, input_settled=True).noting(
             input={name: getattr(recipe, name) for name in INPUT}, input_trials=[asdict(row) for row in tried]
@@ -53,6 +56,10 @@ class Auto:
         except BudgetTooSmall as error:
             log.info("No fine-tuning: %s", error.message)
             return linear
+        except (BackboneError, RecipeError, TrainingFailed) as error:
+            why = f"No fine-tuning: {error.message}"
+            log.warning("%s", why)
+            return replace(linear, why=why)
         chosen, why = weighed(linear.candidate, trained.candidate, task.val_labels_N, task.val_groups_N)
         history = (*linear.history, *trained.history)
         if chosen.finetuned is None:
