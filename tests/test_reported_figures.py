@@ -22,7 +22,7 @@ from headstart.exporters.parity_images import parity_images
 from headstart.pipeline.comparison import paired
 from headstart.pipeline.run_report import run_report
 from headstart.reports.compare_page import ComparePageData, compare_page
-from headstart.reports.model_card import model_card
+from headstart.reports.model_card import made_by, model_card
 from headstart.reports.report_data import kind_of_trial
 from headstart.reports.sections import judged_on, trial_rows, verdict
 from headstart.runs.provenance import HeadRecord, Provenance
@@ -172,6 +172,11 @@ def test_the_trials_marked_are_those_of_the_heads_that_were_fitted(patients: tup
     taken = [found.trials[i] for i in sorted(found.taken)]
     assert [(t.stage, t.backbone) for t in taken] == [("head", "test_resnet.a"), ("head", "test_efficientnet.b")]
     assert [HeadRecord(t.head, None if math.isnan(t.strength) else t.strength) for t in taken] == list(heads)
+    kinds = " and ".join(dict.fromkeys(head.kind for head in heads))
+    assert f". 2 frozen backbones, {kinds} heads; model " in (patients[1] / "README.md").read_text()
+    three = replace(run.provenance, heads=tuple(HeadRecord(kind, 0.1) for kind in ("lda", "ridge", "blend")))
+    assert made_by(three) == "3 frozen backbones, lda, ridge and blend heads"
+    assert made_by(replace(three, heads=three.heads[:1])) == "Frozen backbone, lda head"
     bold = [row for row in trial_rows(found.trials, found.taken) if row["chosen"]]
     assert {row["loss"] for row in bold} == {t.cv_log_loss for t in taken}
 

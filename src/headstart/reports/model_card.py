@@ -119,12 +119,15 @@ def _corrections(made: Provenance) -> list[str]:
 
 def made_by(made: Provenance) -> str:
     """Say in a few words how a classifier was made."""
-    head, tuned = made.head, made.tuned
-    frozen = f"Frozen backbone, {head.kind} head" if head else ""
+    tuned, kinds = made.tuned, list(dict.fromkeys(head.kind for head in made.heads))
+    frozen = f"Frozen backbone, {kinds[0]} head" if kinds else ""
+    if len(made.heads) > 1:
+        listed = " and ".join(filter(None, [", ".join(kinds[:-1]), kinds[-1]]))
+        frozen = f"{len(made.heads)} frozen backbones, {listed} heads"
     if not tuned:
         return frozen
     how = {"finetune": "fine-tuned", "head_sgd": "dense layers trained on frozen features", "scratch": "from scratch"}
-    trained = f"{tuned.backbone} {how[tuned.approach]}, {tuned.epochs} epochs"
+    trained = f"{tuned.backbone} {how[tuned.approach]}, {tuned.epochs} epoch{'s' * (tuned.epochs != 1)}"
     return f"{frozen}, and {trained}" if frozen else trained
 
 
