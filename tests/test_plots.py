@@ -324,6 +324,14 @@ def test_verdicts(train: list[float], val: list[float], said: str) -> None:
     assert plots.verdict([{k: str(v) for k, v in row.items()} for row in rounds(train, val)]) == said  # type: ignore[misc]
 
 
+def test_a_training_that_broke_off_is_not_still_learning() -> None:
+    found = rounds([2.0, 1.0], [1.0, 0.5])
+    assert plots.verdict(found, "the training loss is nan in epoch 3, step 5.") == (
+        "Broke off: the training loss is nan in epoch 3, step 5; the weights are those of epoch 2, and a lower --lr may help."
+    )
+    assert plots.verdict(found, "no better val_accuracy in 2 epochs") == plots.verdict(found)
+
+
 losses = st.floats(0, 10) | st.just(NAN)
 
 

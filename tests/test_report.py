@@ -145,6 +145,15 @@ def test_the_verdict_is_three_sentences() -> None:
     assert _plain(verdict(replace(found, suspects=suspects))[2]) == "1 label looks wrong; review the list first."
 
 
+def test_training_that_broke_off_is_in_the_verdict_and_beside_the_curves() -> None:
+    rows = tuple({"epoch": n, "train_loss": 2.0 - n, "val_loss": 1.0 - n / 2} for n in range(2))
+    found = made(epochs=rows, stopped="the validation loss is nan after epoch 3.")
+    said = "Broke off: the validation loss is nan after epoch 3; the weights are those of epoch 2, and a lower --lr may help."
+    assert _plain(verdict(found)[2]) == said
+    assert Reader(report_page(found)).text.count(said) == 2
+    assert "Broke off" not in _plain(verdict(replace(found, trained=False))[2])
+
+
 def test_the_most_confident_mistakes_come_first() -> None:
     found = made(wrong=7)
     rows = mistakes(found.predictions)

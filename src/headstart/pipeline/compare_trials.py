@@ -292,4 +292,5 @@ def _contender(row: ComparisonRow, place: TrialContext) -> TrialSummary:
         error="",
         epochs=[asdict(epoch) for epoch in run.epochs] if tuned else [],
         best_epoch=tuned.best_epoch if tuned else None,
+        stopped=tuned.stopped if tuned else "",
     )

@@ -235,6 +235,7 @@ def _of_training(kept: TrainingLog | None, made: Provenance) -> dict[str, Any]:
         "epochs": tuple(asdict(row) for row in kept.epochs) if kept else (),
         "steps": tuple(asdict(row) for row in kept.steps) if kept else (),
         "best_epoch": made.training.best_epoch if made.training else None,
+        "stopped": made.training.stopped if made.training else "",
         "trained": not made.attempt,
         "outcome": _outcome(made),
         "seen": kept.images_png if kept else b"",

@@ -45,7 +45,8 @@ LABELS = {
 @dataclass(frozen=True, eq=False)
 class TrialSummary:
     """One trial: test metrics by name (none if it ended with an `error`), costs (NaN or 0 where not measured), and its
-    epochs, if it was trained by gradient descent (rows of epochs.csv; `best_epoch` is the index of the one kept)."""
+    epochs, if it was trained by gradient descent (rows of epochs.csv; `best_epoch` is the index of the one kept, `stopped` the
+    reason for which it ended before the last)."""
 
     name: str
     recipe: str
@@ -59,6 +60,7 @@ class TrialSummary:
     error: str = ""
     epochs: Sequence[Mapping[str, Any]] = ()
     best_epoch: int | None = None
+    stopped: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +182,6 @@ def compare_page(compared: ComparePageData, figures: Mapping[str, str] | None = 
         pairs=[*decided, *(p for p in compared.pairs if not p.winner)],
         decided=len(decided),
         figures={name: Markup(svg) for name, svg in drawn.items()},
-        curves=[{"key": key, "name": c.name, "verdict": verdict(c.epochs)} for key, c in trained],
+        curves=[{"key": key, "name": c.name, "verdict": verdict(c.epochs, c.stopped)} for key, c in trained],
         finite=math.isfinite,
     )

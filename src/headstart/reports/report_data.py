@@ -69,6 +69,8 @@ class ReportData:
     steps: tuple[TrainingRow, ...] = ()
     """Rows of steps.csv."""
     best_epoch: int | None = None
+    stopped: str = ""
+    """Why training ended before its last epoch."""
     trained: bool = True
     """Whether the network from these epochs is in the classifier."""
     outcome: str = ""

@@ -108,7 +108,7 @@ def context(report: ReportData, figures: Mapping[str, str]) -> dict[str, Any]:
         "report": report,
         "metrics": report.metrics,
         "verdict": verdict(report),
-        "training_verdict": training_verdict(report.epochs) if report.epochs else "",
+        "training_verdict": training_verdict(report.epochs, report.stopped) if report.epochs else "",
         "headline": headline(report),
         "judged_on": judged_on(report),
         "judged_set": {"test": "test", "val": "validation", "all": "all images"}[report.side],
@@ -221,7 +221,7 @@ def _what_next(report: ReportData) -> Markup:
         return Markup('{}; review <a href="#labels">the list</a> first.').format(what)
     if errors:
         return Markup('The <a href="#checks">data checks</a> found errors; resolve those first.')
-    said = training_verdict(report.epochs) if report.epochs and report.trained else ""
+    said = training_verdict(report.epochs, report.stopped) if report.epochs and report.trained else ""
     if said and "healthy" not in said.lower():
         return Markup("{}").format(said)
     accuracy = report.metrics["accuracy"]

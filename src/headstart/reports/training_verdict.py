@@ -2,6 +2,7 @@
 
 The first rule that holds decides; `best` is the epoch with the lowest validation loss:
 
+- broke off: a loss was not finite, which ended training early (an epoch without it has no row);
 - overfitting: at least two epochs follow the best one, their mean validation loss is more than 5 % above it, and the
   training loss kept falling;
 - no progress: the first epoch is the best of three or more, or validation loss has fallen by less than 1 % since then,
@@ -20,14 +21,23 @@ from collections.abc import Mapping, Sequence
 RISEN, FALLEN = 1.05, 0.95
 
 
-def verdict(epochs: Sequence[Mapping[str, float]]) -> str:
-    """Return one sentence that starts with the verdict. `epochs` are rows of epochs.csv, values as numbers or text."""
+WITHOUT_GAIN = "no better "
+"""How the reason starts with which `patience` stops training."""
+
+
+def verdict(epochs: Sequence[Mapping[str, float]], stopped: str = "") -> str:
+    """Return one sentence that starts with the verdict. `epochs` are rows of epochs.csv, values as numbers or text; `stopped`
+    is the reason for which training ended before the last epoch."""
     trained, judged = _column(epochs, "train_loss"), _column(epochs, "val_loss")
     best, n = best_round(epochs), len(epochs)
     if n == 0:
         return "No epochs: nothing was trained by gradient descent."
     if best is None:
         return "Unknown: there is no validation loss."
+    if stopped and not stopped.startswith(WITHOUT_GAIN):
+        return (
+            f"Broke off: {stopped.rstrip('.')}; the weights are those of epoch {best + 1}, and a lower --lr may help."
+        )
     if n == 1:
         return f"Too few epochs to tell: after a single one, validation loss is {judged[0]:.3g}."
     least, where = judged[best], f"epoch {best + 1} of {n}"
