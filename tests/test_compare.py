@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 import headstart
 from headstart.data.data_source import DataSource
-from headstart.data.splits import make_split, split_hash, write_split
+from headstart.data.splits import groups_hash, make_split, split_hash, write_split
 from headstart.errors import MissingExtra, RecipeError, UnknownBackbone, WriteError
 from headstart.evaluation.metrics import compute_metrics
 from headstart.io.files import sha256_file
@@ -225,7 +225,8 @@ def test_a_damaged_run_is_done_again(made: Made) -> None:
         DataSource(made.photos), made.out.parent / "damaged", WeightsSource(offline=True), "", made.second.split_hash
     )
     fingerprint = RunFolder(made.out / "runs/linear-test_resnet.a").provenance.data.fingerprint
-    place = replace(place, fingerprint=fingerprint)
+    rows = RunFolder(made.out / "runs/linear-test_resnet.a").split
+    place = replace(place, fingerprint=fingerprint, groups_hash=groups_hash(rows))
     shutil.copytree(made.out, place.out)
     candidate = TrialConfig("linear-test_resnet.a", "linear", Recipe(approach="linear", backbone="test_resnet.a"))
     kept = finished(candidate, place)
@@ -235,6 +236,8 @@ def test_a_damaged_run_is_done_again(made: Made) -> None:
     assert finished(replace(candidate, recipe=replace(candidate.recipe, budget="1h")), place) == kept
     assert finished(candidate, replace(place, fingerprint="other")) is None
     assert finished(candidate, replace(place, split_hash="other")) is None
+    joined = groups_hash(row._replace(group=0) for row in rows)  # as with --group-from on sets of one's own
+    assert finished(candidate, replace(place, groups_hash=joined)) is None
     place.record(candidate.name).write_text("{}", encoding="utf-8")
     without_record = finished(candidate, place)
     assert without_record is not None

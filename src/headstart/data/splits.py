@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -160,6 +160,11 @@ def _with_new_sets(
 def split_hash(dataset: Dataset) -> str:
     """SHA-256 (hexadecimal) over the sorted (path, split): equal hashes mean the same split."""
     return hash_rows(sorted((path, str(name)) for path, name in zip(dataset.paths, dataset.split, strict=True)))
+
+
+def groups_hash(rows: Iterable[SplitRow]) -> str:
+    """SHA-256 (hexadecimal) over path and group of the rows of a split.csv: equal hashes mean the same groups."""
+    return hash_rows((row.path, str(row.group)) for row in rows)
 
 
 def split_rows(dataset: Dataset, sha256s: Sequence[str]) -> list[SplitRow]:

@@ -22,7 +22,7 @@ from headstart.data.data_source import DataSource
 from headstart.data.dataset import Dataset
 from headstart.data.not_copies import NotCopies, read_not_copies
 from headstart.data.open_dataset import open_dataset, require_trainable
-from headstart.data.splits import make_split, require_sets, split_hash, write_split
+from headstart.data.splits import groups_hash, make_split, require_sets, split_hash, split_rows, write_split
 from headstart.errors import WriteError
 from headstart.evaluation.pareto import on_front
 from headstart.io.extras import require
@@ -136,6 +136,7 @@ def _context(
         weights=asked.weights,
         fingerprint=scanned.fingerprint,
         split_hash=split_hash(dataset),
+        groups_hash=groups_hash(split_rows(dataset, scanned.images.sha256s)),
         curation=asked.curation,
         weights_sha256=weights_identity(here),
         alone=[b.source for b in here] == ["embedded"],

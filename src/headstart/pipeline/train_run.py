@@ -29,7 +29,7 @@ from headstart.data.earlier_split import EarlierSplit
 from headstart.data.findings import Finding
 from headstart.data.not_copies import copy_rows, read_not_copies
 from headstart.data.open_dataset import open_dataset, require_trainable
-from headstart.data.splits import make_split, require_sets, split_hash, split_rows, undivided_copies
+from headstart.data.splits import groups_hash, make_split, require_sets, split_hash, split_rows, undivided_copies
 from headstart.errors import WriteError
 from headstart.evaluation.metrics import Metrics, compute_metrics
 from headstart.images.limits import REASONS
@@ -206,11 +206,12 @@ def _unfinished(
 ) -> ResumePoint:
     """Return where to keep snapshots of this training, beside its run folder, and the key that they must match.
 
-    The key has the sets as they were made: named groups and copies decide them, and are in no option of the recipe.
+    The key has the sets and groups as they were made: copies and options of the data decide them, not the recipe.
     """
     names = [f.name for f in fields(Recipe) if f.name not in ("budget", "device")]
     key = {name: str(getattr(recipe, name)) for name in names}
     key |= {"images": scanned.fingerprint, "split": split_hash(dataset), "not copies": scanned.not_copies.hash}
+    key["groups"] = groups_hash(split_rows(dataset, scanned.images.sha256s))
     key |= {f"weights of {b.name}": b.sha256 or "random" for b in resolved.backbones}
     key |= {**_versions("torch"), "headstart's own source": _source_hash()}
     place = out.resolve()  # --out . has no name of its own

@@ -5,7 +5,7 @@
 
 A separate process costs about a second. In return, a crash or lack of memory loses one trial and not the comparison,
 and the memory of one trial is not counted for the next. A finished run is reused if its manifest is intact and it has
-the same recipe (whatever its share of the budget), split and images.
+the same recipe (whatever its share of the budget), split, groups and images.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 
 from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource
+from headstart.data.splits import groups_hash
 from headstart.errors import RunError
 from headstart.io.addresses import absolute
 from headstart.io.files import read_json, sha256_bytes, write_json
@@ -63,6 +64,7 @@ class TrialContext:
     weights: WeightsSource
     fingerprint: str
     split_hash: str
+    groups_hash: str = ""
     curation: Curation = Curation()
     weights_sha256: str = ""
     alone: bool = False
@@ -148,6 +150,7 @@ def finished(candidate: TrialConfig, place: TrialContext) -> TrialResult | None:
             log.warning("%s Repeating it.", error.message)
         return None
     of_these = (made.split_hash, made.data.fingerprint) == (place.split_hash, place.fingerprint)
+    of_these = of_these and groups_hash(opened.split) == place.groups_hash
     kept, asked = _read_record(place.record(candidate.name))
     if kept is not None and kept.manifest != manifest:
         kept = None
@@ -156,7 +159,7 @@ def finished(candidate: TrialConfig, place: TrialContext) -> TrialResult | None:
         log.info("%s: made with weights other than those available; repeating it.", run)
         return None
     if not of_these or not _same(made.recipe.as_dict() if kept is None else asked, candidate.recipe):
-        log.info("%s: from another recipe, split or data; repeating it.", run)
+        log.info("%s: from another recipe, split or data, or with other groups; repeating it.", run)
         return None
     return kept or TrialResult(seconds=seconds, manifest=manifest)
 
