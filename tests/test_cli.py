@@ -28,7 +28,7 @@ from headstart.io.options import options_class, options_of, options_taken
 from headstart.training.recipe import Recipe
 from hub_server import TOKEN, serve
 from kaggle_server import REDUX, kaggle_server
-from tiny_export import SPEC, write_export
+from tiny_export import SPEC, write_export, write_predicting_export
 
 COMMAND = [sys.executable, "-m", "headstart"]
 TEXT = {"capture_output": True, "text": True, "encoding": "utf-8", "check": False}
@@ -383,6 +383,35 @@ def test_ctrl_c_promises_nothing_that_is_not_kept(tmp_path: Path) -> None:
         rest = running.stderr.read()
     assert (running.returncode, rest) == (130, "Stopped. Nothing was written.\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_closed_pipe_is_no_error_and_hides_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of `| head`. A process that a verb writes to, and that has ended, is one."""
+    write_predicting_export(tmp_path / "export", {"pixels": SPEC})
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    for words, code in (["backbones", "--offline"], 0), (["predict", "export", "bad.jpg"], 1):
+        reading, writing = os.pipe()
+        os.close(reading)
+        ended = subprocess.run([*COMMAND, *words], stdout=writing, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+        os.close(writing)
+        assert (ended.returncode, "NoImages: " in ended.stderr, "Traceback" in ended.stderr) == (
+            code,
+            bool(code),
+            False,
+        )
+
+    def backbones() -> None:
+        """List backbones. Example:
+
+        headstart backbones
+        """
+        raise BrokenPipeError
+
+    monkeypatch.setattr("headstart.verbs.backbones.backbones", backbones)
+    error = "WriteError: Another process that was written to has ended.\n  Run it again.\n"
+    assert said("backbones", capsys) == (1, "", error)
 
 
 def test_what_ctrl_c_leaves_is_said_of_verbs_that_there_are() -> None:

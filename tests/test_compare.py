@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 import headstart
 from headstart.data.data_source import DataSource
 from headstart.data.splits import groups_hash, make_split, split_hash, write_split
-from headstart.errors import MissingExtra, RecipeError, UnknownBackbone, WriteError
+from headstart.errors import MissingExtra, RecipeError, TrainingError, UnknownBackbone, WriteError
 from headstart.evaluation.metrics import compute_metrics
 from headstart.io.files import sha256_file
 from headstart.io.processes import run_child
@@ -500,6 +500,10 @@ def test_advice() -> None:
     failed = replace(row("x", predictions(["a"], [True]), 1.0), metrics=None, error="RecipeError: no")
     assert advice([failed], []) == ("", "The trial did not finish: see the error.")
     assert advice([failed, failed], []) == ("", "None of 2 trials finished: see the errors.")
+    result = Comparison("out", [failed], [], "", "The trial did not finish: see the error.", [], 9, "", 1.0)
+    with pytest.raises(TrainingError, match=r"^The trial did not finish: see the error\.$"):
+        result.check()  # as the command does, after its result
+    replace(result, taken="x").check()
 
 
 def judged(name: str, logit_N: list[float], latency: float) -> tuple[ComparisonRow, Predictions]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 import headstart
 from conftest import draw, write_photos
-from headstart.errors import HeadstartError, MissingData, RecipeError, WriteError
+from headstart.errors import HeadstartError, MissingData, NoImages, RecipeError, WriteError
 from headstart.io.files import read_csv
 from headstart.pipeline.similar_images import SimilarImages
 from headstart.reports.explanation_sheet import WIDTH, ExplanationSheet, Neighbour, draw_explanation, overlay
@@ -132,6 +132,8 @@ def test_images_that_are_all_bad_leave_an_empty_folder(run: Path, tmp_path: Path
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     made = headstart.explain(run, tmp_path / "bad.jpg", out=tmp_path / "sheets")
     assert made.images == ()
+    with pytest.raises(NoImages, match=r"^The only image could not be read\.\n  The reasons are in the result\.$"):
+        made.check()  # as the command does, after its result
     assert [p.name for p in (tmp_path / "sheets").iterdir()] == ["manifest.json"]
 
 

@@ -144,8 +144,7 @@ def _run(words: Sequence[str]) -> int:
         print(f"PermissionError: {os.fsdecode(error.filename)}: {error.strerror}.\n{NOT_ALLOWED}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` closed the pipe
-        return 0
+        _write_no_more()
     return 0
 
 
@@ -238,7 +237,10 @@ def _printing(function: Callable[..., Any], text: str) -> Callable[..., None]:
     def command(*args: Any, as_json: bool = False, needless: bool = False, **kwargs: Any) -> None:
         with _offline(needless or kwargs.get("offline", False)):
             args, kwargs = verb_arguments(function, args, kwargs)
-            result = function(*args, **kwargs)
+            try:
+                result = function(*args, **kwargs)
+            except BrokenPipeError as error:  # not that of stdout, which `_say` and `--help` write to
+                raise WriteError("Another process that was written to has ended.", hint="Run it again.") from error
         _say(_document(result.to_json()) if as_json else result.table())
         result.check()
 
@@ -292,9 +294,14 @@ def _say(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        raise
+        _write_no_more()
     except OSError as error:  # such as a full disk behind `> FILE`
         raise WriteError(f"stdout: {error.strerror}.", hint="The results are in the folder given by --out.") from error
+
+
+def _write_no_more() -> None:
+    """Discard what would be written to stdout: `| head` closed the pipe, which is not an error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _document(value: Any) -> str:

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -163,9 +164,10 @@ def _ask(command: Mapping[str, Any], slug: Slug, patience: RetryPolicy, silence:
     except OSError as error:
         raise RemoteError(f"The process for Kaggle cannot be started: {error.strerror}.") from error
     try:
-        if process.stdin is not None:
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            process.stdin.flush()  # open until the end: it ends with this process
+        with suppress(OSError):  # it died; said where its answers end
+            if process.stdin is not None:
+                process.stdin.write(json.dumps(request).encode() + b"\n")
+                process.stdin.flush()  # open until the end: it ends with this process
         return _followed(_lines(process, silence), silence)
     finally:
         process.kill()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headstart.errors import MissingExtra
+from headstart.errors import MissingExtra, TrainingError
 from headstart.evaluation.image_groups import about_groups, groups_of
 from headstart.evaluation.intervals import Estimate
 from headstart.evaluation.metrics import Metrics
@@ -92,6 +92,11 @@ class Comparison(Result):
     images: int
     split_hash: str
     seconds: float
+
+    def check(self) -> None:
+        """Raise `TrainingError` if no trial finished."""
+        if not self.taken:
+            raise TrainingError(self.advice)
 
     def summary(self) -> str:
         """Return the recommended trial and the reason."""

@@ -22,7 +22,7 @@ from headstart.data.packs.pack_dataset import is_pack, open_pack
 from headstart.data.shards.writing import shards_at
 from headstart.data.table_files import LISTS, READABLE, is_list
 from headstart.data.wrappers import unwrap
-from headstart.errors import MissingData
+from headstart.errors import MissingData, NoImages
 from headstart.images.image_refs import ImageRef
 from headstart.io.addresses import is_address, refuse_address, store_url
 from headstart.io.missing_paths import hint_for_missing
@@ -41,6 +41,13 @@ class ImagesGiven:
     def files(self) -> list[Path]:
         """The images that are files."""
         return [ref for ref in self.refs if isinstance(ref, Path)]
+
+
+def require_readable(read: int, lost: int) -> None:
+    """Raise `NoImages` if there are images, and none of them could be read."""
+    if lost and not read:
+        what = "The only image could not" if lost == 1 else f"None of the {lost:,} images could"
+        raise NoImages(f"{what} be read.", hint="The reasons are in the result.")
 
 
 def images_at(given: Sequence[ImageRef]) -> ImagesGiven:

@@ -15,7 +15,7 @@ from headstart.io.given_options import as_path
 from headstart.io.result_repr import Result
 from headstart.io.text_table import columns, plain
 from headstart.pipeline.explanations import Explanation, explain_images, holds_sheets
-from headstart.pipeline.images_at import images_at
+from headstart.pipeline.images_at import images_at, require_readable
 from headstart.runs.outside_runs import check_earlier
 from headstart.runs.run_folder import RunFolder
 
@@ -33,6 +33,10 @@ class ExplainResult(Result):
     errors: dict[str, str]
     notes: tuple[str, ...]
     top: int
+
+    def check(self) -> None:
+        """Raise `NoImages` if none of the images could be read."""
+        require_readable(len(self.images), len(self.errors))
 
     def summary(self) -> str:
         """Return the number of images and the folder of their sheets."""

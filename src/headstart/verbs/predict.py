@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.errors import MissingData, NoImages, RecipeError, WriteError
+from headstart.errors import MissingData, RecipeError, WriteError
 from headstart.evaluation.conformal import prediction_sets
 from headstart.exporters.exported_classifier import ExportedClassifier
 from headstart.exporters.open_classifier import OpenedClassifier, open_classifier
@@ -34,7 +34,7 @@ from headstart.kaggle_api.submission import (
 )
 from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.predictions import Predictions, write_predictions
-from headstart.pipeline.images_at import images_at
+from headstart.pipeline.images_at import images_at, require_readable
 from headstart.pipeline.sort_images import SortedImages, check_sort_place, sort_images
 from headstart.runs.outside_runs import check_out_file
 from headstart.scale.shard_jobs import predict_in_shards
@@ -56,10 +56,7 @@ class PredictResult(Result):
 
     def check(self) -> None:
         """Raise `NoImages` if there are images, and none of them could be read."""
-        lost = len(self.predictions.errors)
-        if lost and not len(self.predictions):
-            what = "The only image could not" if lost == 1 else f"None of the {lost:,} images could"
-            raise NoImages(f"{what} be read.", hint="The reasons are in the result.")
+        require_readable(len(self.predictions), len(self.predictions.errors))
 
     def summary(self) -> str:
         """Return the number of predictions, and where they were written."""
