@@ -108,6 +108,11 @@ def test_the_verb_lists_the_pool_with_estimates_for_this_machine(
     assert [row["mb"] for row in rows] == sorted(row["mb"] for row in rows)
     assert sum(row["mb"] for row in rows if row["taken"] and not row["here"]) <= 500
     assert all(row["seconds_per_1000"] > 0 for row in rows)
+    taken = {row["name"]: row["taken"] for row in rows}
+    for pattern in ("convnext", "*next*in12k*"):
+        some = headstart.backbones(pattern, pool=True).to_json()["pool"]
+        assert "convnext_tiny.in12k_ft_in1k" in {row["name"] for row in some}
+        assert {row["name"]: row["taken"] for row in some}.items() < taken.items()
 
 
 # ------------------------------------------------------------------------------------------- downloads: one process for all

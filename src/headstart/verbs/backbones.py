@@ -5,6 +5,7 @@ With --pool, it lists those that training may choose to download, with estimates
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from headstart.io.result_repr import Result
@@ -12,7 +13,7 @@ from headstart.io.text_table import columns
 from headstart.model.backbones import builtin
 from headstart.model.backbones.conv_speed import conv_speed
 from headstart.model.backbones.pool import PoolEntry, PoolTask, is_commercial, read_pool, to_take
-from headstart.model.backbones.registry import BackboneRow
+from headstart.model.backbones.registry import BackboneRow, name_pattern
 from headstart.model.backbones.registry import backbones as find_all
 from headstart.model.backbones.weights_source import WeightsPool, WeightsSource, as_weights_folder
 from headstart.training.recipe import Recipe, seconds
@@ -152,7 +153,8 @@ def backbones(
 def _pool(weights: WeightsSource, pattern: str) -> PoolList:
     """List the pool; measures the speed of this machine."""
     entries, speed, budget = read_pool(), conv_speed(), Recipe().budget
-    here = {row.name: row.here for row in find_all(pattern, weights=weights, only_here=True)}
+    here = {row.name: row.here for row in find_all(weights=weights, only_here=True)}
     taken = to_take(entries, PoolTask(seconds(budget), IMAGES, speed, weights.max_download), here)
-    rows = [PoolRow(e, here.get(e.name, ""), e.seconds(1_000, speed), e in taken) for e in entries if pattern in e.name]
+    named = [e for e in entries if fnmatchcase(e.name, name_pattern(pattern))]
+    rows = [PoolRow(e, here.get(e.name, ""), e.seconds(1_000, speed), e in taken) for e in named]
     return PoolList(sorted(rows, key=lambda row: row.entry.mb), speed, budget, weights.max_download)

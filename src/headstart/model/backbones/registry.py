@@ -437,6 +437,15 @@ def at_hand(weights: WeightsSource = WeightsSource()) -> list[Backbone]:
     return list(found.values())
 
 
+def name_pattern(text: str) -> str:
+    """Return the wildcard pattern of full names that contain a text, or the text if it is such a pattern.
+
+    >>> name_pattern("resnet"), name_pattern("resnet50.*")
+    ('*resnet*', 'resnet50.*')
+    """
+    return text if any(sign in text for sign in "*?[") else f"*{plain_name(text)}*"
+
+
 def backbones(
     pattern: str = "", *, weights: WeightsSource = WeightsSource(), only_here: bool = False
 ) -> list[BackboneRow]:
@@ -447,7 +456,7 @@ def backbones(
         weights: As for `find_backbone`; a file in it is not listed.
         only_here: Only those with weights on this machine: takes milliseconds, while timm's list takes seconds.
     """
-    pattern = pattern if any(sign in pattern for sign in "*?[") else f"*{plain_name(pattern)}*"
+    pattern = name_pattern(pattern)
     rows = {entry[0]: _row_here(*entry) for entry in _entries(weights)}
     own = (builtin.NAME, "embedded", read_config(builtin.SPEC), builtin.WEIGHTS)
     row = replace(_row_here(*own), feature_dim=builtin.FEATURES, measured=builtin.measured())
