@@ -19,7 +19,7 @@ import headstart
 from conftest import draw, write_photos
 from headstart import Recipe
 from headstart.data.findings import Finding
-from headstart.errors import DamagedRun, WriteError
+from headstart.errors import BackboneError, DamagedRun, WriteError
 from headstart.evaluation.metrics import compute_metrics
 from headstart.io.folders import add_to_folder, check_manifest, write_manifest
 from headstart.model.inference.predictions import Predictions
@@ -441,6 +441,18 @@ def test_a_page_that_cannot_be_made_does_not_cost_the_run(tmp_path: Path, caplog
     write_report(tmp_path, broken)
     assert list(tmp_path.iterdir()) == []
     assert "report.html could not be made: ZeroDivisionError('no')" in caplog.text
+
+    def unreadable() -> ReportData:
+        raise BackboneError("net.a: its weights have changed.")
+
+    write_report(tmp_path, unreadable)
+    assert "report.html could not be made: net.a: its weights have changed." in caplog.messages
+
+    def full() -> ReportData:
+        raise WriteError("The disk is full.")
+
+    with pytest.raises(WriteError):
+        write_report(tmp_path, full)
 
 
 def test_files_are_added_to_a_folder_with_its_manifest(tmp_path: Path) -> None:

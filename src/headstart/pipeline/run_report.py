@@ -22,7 +22,7 @@ import numpy as np
 from headstart.data.data_source import DataSource
 from headstart.data.dataset import Dataset
 from headstart.data.open_dataset import open_dataset
-from headstart.errors import BackboneError, DataError, HeadstartError, MissingExtra, StoreError
+from headstart.errors import BackboneError, DataError, HeadstartError, MissingExtra, StoreError, WriteError
 from headstart.evaluation.metrics import Metrics
 from headstart.images.file_part import ImageFile
 from headstart.images.image_refs import Images
@@ -63,8 +63,10 @@ def write_report(folder: Path, made: Callable[[], ReportData]) -> None:
         write_page(folder, made())
     except MissingExtra as error:
         log.warning("%s", error)
-    except HeadstartError:
+    except WriteError:
         raise
+    except HeadstartError as error:
+        log.warning("%s could not be made: %s", REPORT, error.message)
     except Exception as error:
         log.warning("%s could not be made: %r. Try again with `headstart report`.", REPORT, error, exc_info=error)
 
