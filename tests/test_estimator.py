@@ -267,6 +267,11 @@ def test_wrong_x_and_y(model: ImageClassifier, X: object, y: object, error: type
     assert str(caught.value) == text
 
 
+def test_labels_are_checked_before_weights_are_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^X and y: 4 images and labels of shape"):
+        ImageClassifier("resnet18.nowhere", weights_dir=tmp_path / "none").fit(MANY, [0, 1])
+
+
 def test_missing_labels_as_pandas_has_them(model: ImageClassifier) -> None:
     pandas = pytest.importorskip("pandas")
     with pytest.raises(BadLabels) as caught:

@@ -125,8 +125,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         """
         recipe = self._recipe()
         refs, names = _images(X)
-        resolved = self._resolved(recipe, len(refs))
         classes, labels_N = _labels(y, len(refs))
+        resolved = self._resolved(recipe, len(refs))
         images = Images.inspect(refs)
         _refuse_unreadable(names, images, "fit cannot use a label without its image")
         copies = find_copies(images, labels_N)
