@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,6 +21,7 @@ from PIL import Image
 from headstart.errors import UnreadableImage
 from headstart.images.decode import decode
 from headstart.images.file_part import FilePart, ImageFile
+from headstart.images.validate import cores
 from headstart.io.files import jpeg_bytes
 from headstart.io.progress import log
 from headstart.reports.explanation_sheet import overlay
@@ -40,7 +40,7 @@ def thumbnails(
     Stops when `most_bytes` is reached; leaves out images that cannot be read.
     """
     names, made, used = list(files), dict[str, str](), 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for start in range(0, len(names), _BLOCK):
             block = names[start : start + _BLOCK]
             for name, uri in zip(
