@@ -309,8 +309,8 @@ def test_options_that_cannot_be_parsed(here: Path, capsys: pytest.CaptureFixture
         ),
         (
             "train photos --out photos/run",
-            "WriteError: photos/run: is inside the data (photos), where the next training would read it as images.\n"
-            "  Choose an --out outside of it, such as {here}/run.\n",
+            "WriteError: photos/run: is inside the data (photos), where it would be read as data the next time.\n"
+            "  Choose --out outside of it, such as {here}/run.\n",
         ),
         (
             "train photos --out a-file/run",

@@ -30,12 +30,11 @@ from headstart.data.findings import Finding
 from headstart.data.not_copies import copy_rows, read_not_copies
 from headstart.data.open_dataset import open_dataset, require_trainable
 from headstart.data.splits import groups_hash, make_split, require_sets, split_hash, split_rows, undivided_copies
-from headstart.errors import WriteError
 from headstart.evaluation.metrics import Metrics, compute_metrics
 from headstart.images.limits import REASONS
 from headstart.io.addresses import absolute
 from headstart.io.files import png_bytes, sha256_file
-from headstart.io.folders import MANIFEST, folder_aside
+from headstart.io.folders import MANIFEST, check_outside_data, folder_aside
 from headstart.io.progress import log
 from headstart.io.result_repr import Result
 from headstart.io.stores.store import check_online
@@ -109,7 +108,7 @@ def _train_run(asked: TrainRequest, at_end: ExitStack) -> TrainResult:
     clock = Clock()
     check_online(source.place, offline=asked.weights.offline)
     check_run_place(out)
-    _check_outside(out, source.place)
+    check_outside_data(out, source.place, name="run")
     corrections, opened = read_corrections(asked.curation.corrections), open_dataset(source)
     refused = read_not_copies(asked.curation.not_copies).checked(opened)
     corrections = corrections.spelled_as(opened)
@@ -237,15 +236,6 @@ def _training_log(tuned: FinetuneResult | None, classes: Sequence[str]) -> Train
         return None
     seen = contact_sheet(tuned.seen_NSS3, [classes[k] for k in tuned.seen_labels])
     return TrainingLog(tuned.epochs, tuned.steps, png_bytes(seen))
-
-
-def _check_outside(out: Path, data: Path) -> None:
-    """Raise `WriteError` if the run would be among the images, and become a class the next time."""
-    if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
-        raise WriteError(
-            f"{out}: is inside the data ({data}), where the next training would read it as images.",
-            hint=f"Choose an --out outside of it, such as {data.resolve().parent / 'run'}.",
-        )
 
 
 def _predict(result: FitResult, dataset: Dataset, *, tested: bool) -> Predictions:
