@@ -293,8 +293,12 @@ def test_places_that_cannot_take_a_comparison(tmp_path: Path, photos: Path) -> N
         headstart.compare(photos, out=photos / "comparison")
 
 
-def test_a_folder_with_a_split_of_the_users_own_is_left_alone(tmp_path: Path, photos: Path) -> None:
+@pytest.mark.parametrize("trials", [False, True])
+def test_a_folder_with_a_split_of_the_users_own_is_left_alone(tmp_path: Path, photos: Path, trials: bool) -> None:
     headstart.split(photos, out=tmp_path / "split.csv", seed=7)
+    if trials:
+        (tmp_path / "trials").mkdir()
+        (tmp_path / "trials" / "first.json").write_text('{"seconds": 1}')
     before = (tmp_path / "split.csv").read_bytes()
     with pytest.raises(WriteError) as raised:
         headstart.compare(photos, out=tmp_path)
@@ -326,6 +330,12 @@ def test_candidates_cheap_ones_first_and_recipes_keep_their_own_backbone() -> No
     }
     names = [c.name for c in trial_configs(recipes, ["a", "b"], seed=3)]
     assert names == ["mine", "linear-a", "linear-b", "tune-a", "tune-b"]
+    for name in ("linear-a", "Linear-A"):  # some disks do not tell these apart
+        with pytest.raises(RecipeError) as caught:
+            trial_configs({"linear": recipes["linear"], name: recipes["mine"]}, ["a", "b"], seed=3)
+        assert str(caught.value) == (
+            f"recipes: 'linear' and {name!r} give two trials called {name!r}.\n  Rename the file of one of them."
+        )
     default = trial_configs(DEFAULT, ["a", "b"], seed=3)
     assert [(c.name, c.recipe.approach, c.recipe.backbone) for c in default] == [
         ("linear-a", "linear", "a"),

@@ -27,7 +27,7 @@ from headstart.errors import WriteError
 from headstart.evaluation.pareto import on_front
 from headstart.io.extras import require
 from headstart.io.files import write_csv, write_text
-from headstart.io.folders import make_folder
+from headstart.io.folders import check_outside_data, make_folder
 from headstart.io.options import words_of
 from headstart.io.progress import log
 from headstart.io.stores.store import check_online
@@ -46,7 +46,15 @@ from headstart.pipeline.trial_configs import (
     trial_configs,
     weights_identity,
 )
-from headstart.pipeline.trials import TRIALS, TrialConfig, TrialContext, TrialResult, finished, with_latency
+from headstart.pipeline.trials import (
+    TRIALS,
+    TrialConfig,
+    TrialContext,
+    TrialResult,
+    finished,
+    has_records,
+    with_latency,
+)
 from headstart.reports.compare_page import ComparePageData, TrialSummary, compare_page, drawn_comparison
 from headstart.runs.outside_runs import check_outside_run
 from headstart.runs.run_folder import PLOTS, REPORT, SPLIT, RunFolder
@@ -146,11 +154,7 @@ def _context(
 def _check_place(out: Path, data: Path) -> None:
     """Raise `WriteError` if the folder is a file, a run folder or inside the data, or holds foreign files."""
     check_outside_run(out)
-    if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
-        raise WriteError(
-            f"{out}: is inside the data ({data}), where the next training would read it as images.",
-            hint=f"Choose an --out outside of it, such as {data.resolve().parent / 'comparison'}.",
-        )
+    check_outside_data(out, data, name="comparison")
     if out.exists() and not out.is_dir():
         raise WriteError(f"{out}: is in the way: a folder would be written there.", hint="Choose another --out.")
     if out.is_dir() and any(out.iterdir()) and not _is_comparison(out):
@@ -162,7 +166,9 @@ def _check_place(out: Path, data: Path) -> None:
 
 def _is_comparison(out: Path) -> bool:
     """Return whether a comparison was begun in a folder. A split alone may be the user's own."""
-    return (out / TRIALS).is_dir() and ((out / SPLIT).is_file() or os.listdir(out) == [TRIALS])
+    if not (out / TRIALS).is_dir():
+        return False
+    return has_records(out) or (set(os.listdir(out)) <= {TRIALS, SPLIT} and not os.listdir(out / TRIALS))
 
 
 def _compared(

@@ -75,7 +75,7 @@ def _words(text: str) -> list[str]:
 
 def trial_configs(recipes: Mapping[str, Recipe], backbones: Sequence[str], seed: int) -> list[TrialConfig]:
     """Combine every recipe with every backbone, unless it names its own or (auto) chooses one; cheap approaches
-    first."""
+    first. Raises `RecipeError` if two trials would have one name, and so one run folder."""
     found = []
     for name, recipe in recipes.items():
         recipe = replace(recipe, seed=seed)
@@ -83,6 +83,14 @@ def trial_configs(recipes: Mapping[str, Recipe], backbones: Sequence[str], seed:
             found.append(TrialConfig(name, name, replace(recipe, backbone=_with_tag(recipe.backbone, backbones))))
         else:
             found += [TrialConfig(f"{name}-{b}", name, replace(recipe, backbone=b)) for b in backbones]
+    first: dict[str, str] = {}
+    for config in found:
+        other = first.setdefault(config.name.casefold(), config.recipe_name)
+        if other != config.recipe_name:
+            raise RecipeError(
+                f"recipes: {other!r} and {config.recipe_name!r} give two trials called {config.name!r}.",
+                hint="Rename the file of one of them.",
+            )
     return sorted(found, key=lambda c: APPROACHES[c.recipe.approach].cost)
 
 

@@ -17,6 +17,7 @@ import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -226,6 +227,16 @@ def train_words(recipe: Recipe, candidate: TrialConfig, place: TrialContext) -> 
 def _keep(place: TrialContext, candidate: TrialConfig, outcome: TrialResult) -> None:
     values = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(outcome).items()}
     write_json(place.record(candidate.name), values | {"recipe": candidate.recipe.as_dict()})
+
+
+def has_records(out: Path) -> bool:
+    """Return whether a folder holds the record of a trial."""
+    for path in (out / TRIALS).glob("*.json"):
+        with suppress(OSError, ValueError):
+            read = read_json(path)
+            if isinstance(read, dict) and {"recipe", "manifest", "interrupted"} <= set(read):
+                return True
+    return False
 
 
 def _read_record(path: Path) -> tuple[TrialResult | None, Any]:
