@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from headstart.training.finetune import FinetuneResult
 
 
+LEAST_WEIGHT = 0.01
+"""Share of the weight below which frozen backbones are left out: they would be computed for nothing."""
+
+
 @dataclass(frozen=True, eq=False)
 class Candidate:
     """`members` as they would be saved, the `features` float32 (N, D) of all images for each member, and logits on the
@@ -76,7 +80,8 @@ class Candidate:
 def weighed(
     frozen: Candidate, finetuned: Candidate, labels_N: np.ndarray, groups_N: np.ndarray | None = None
 ) -> tuple[Candidate, str]:
-    """Return the weighted sum of both, or the frozen one alone, and one sentence that gives the reason.
+    """Return the weighted sum of both, or one alone (the fine-tuned one if the other has next to no weight), and one
+    sentence that gives the reason.
 
     The weights minimise the log-loss on the validation set, shrunk towards the frozen candidate alone, because the epoch and
     the coefficient of WiSE-FT were chosen on the same images. Whether the sum pays is judged out of fold: each image by
@@ -97,7 +102,11 @@ def weighed(
     verdict = f"the fine-tuned network has {share:.0%} of the weight" if pays else "fine-tuning does not clearly pay"
     why = f"Validation log-loss: {listed} (out of fold); {verdict}."
     log.info("%s", why)
-    return (frozen.times(one).plus(finetuned.times(other)) if pays else frozen.tempered(labels_N)), why
+    if not pays:
+        return frozen.tempered(labels_N), why
+    if share > 1 - LEAST_WEIGHT:
+        return finetuned.tempered(labels_N), why
+    return frozen.times(one).plus(finetuned.times(other)), why
 
 
 def _factors(frozen_NK: np.ndarray, finetuned_NK: np.ndarray, labels_N: np.ndarray) -> tuple[float, float, float]:
