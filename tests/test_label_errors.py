@@ -234,6 +234,8 @@ def test_what_no_other_fold_knows_is_not_held_against_a_label() -> None:
     one_group = out_of_fold([values_ND], labels_N, np.zeros(60, np.int64), 3)
     known = labels_N >= 0
     assert np.array_equal(one_group[known], np.eye(3)[labels_N[known]])
+    for labels, groups in ((labels_N, np.zeros(60, np.int64)), (np.zeros(60, np.int64), np.arange(60))):
+        assert suspected_labels([values_ND], labels, groups, 3) is None  # which is not: none is suspected
 
 
 @pytest.mark.parametrize(
@@ -330,7 +332,10 @@ def test_images_that_show_nothing_of_their_class_are_not_called_mislabelled(
     corrections = tmp_path / "corrections.csv"
     words = ["check", str(tmp_path / "data"), "--weights-dir", str(tiny_weights), "--backbone", "test_resnet.a"]
     assert cli.run([*words, "--write-corrections", str(corrections)]) == 0
-    said = "The features of these images do not tell the classes apart, so no label can be judged."
+    said = (
+        "No label can be judged: the features of these images do not tell the classes apart, or there are no two classes with "
+        "several groups of images."
+    )
     assert said in capsys.readouterr().out.splitlines()
     assert read_csv(corrections) == []
     assert cli.run([*words, "--labels", "--json"]) == 0

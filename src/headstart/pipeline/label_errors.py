@@ -43,7 +43,10 @@ LEAST_ERRORS = 2.0
 """Standard errors by which the out-of-fold Brier score must lie below that of the class frequencies. Of 800 sets of 12 to
 400 images without any signal, 7 pass. With the log-loss as many do, but of 60 sets of 24 images in two clear classes, one
 image mislabelled, 23 do not: a single wrong label can cost as much as all others gain."""
-CANNOT_TELL = "The features of these images do not tell the classes apart, so no label can be judged."
+CANNOT_TELL = (
+    "No label can be judged: the features of these images do not tell the classes apart, or there are no two classes with "
+    "several groups of images."
+)
 SECONDS = 600.0
 """Time limit for choosing among the available backbones."""
 
@@ -126,18 +129,20 @@ def label_errors(dataset: Dataset, seen: LabelledFeatures, *, seed: int = 0) -> 
 def suspected_labels(
     features: Sequence[np.ndarray], labels_N: np.ndarray, groups_N: np.ndarray, n_classes: int, seed: int = 0
 ) -> LabelIssues | None:
-    """Return the suspected labels, by `out_of_fold` (same arguments); None if the features cannot tell the classes apart.
+    """Return the suspected labels, by `out_of_fold` (same arguments); None if the features cannot tell the classes apart,
+    or no image could be judged by others.
 
     They can if the out-of-fold Brier score is below that of the class frequencies by `LEAST_ERRORS` standard errors.
     """
     labels_N = np.asarray(labels_N)
     chances_NK, judged_N = _judged_out_of_fold(features, labels_N, groups_N, n_classes, seed)
-    if judged_N.any():
-        known_N = labels_N[judged_N]
-        shares_K = np.bincount(known_N, minlength=n_classes) / len(known_N)
-        gain_N = _brier_scores(shares_K[None], known_N) - _brier_scores(chances_NK[judged_N], known_N)
-        if gain_N.mean() <= LEAST_ERRORS * standard_error(gain_N, groups_of(np.asarray(groups_N)[judged_N])):
-            return None
+    if not judged_N.any():
+        return None
+    known_N = labels_N[judged_N]
+    shares_K = np.bincount(known_N, minlength=n_classes) / len(known_N)
+    gain_N = _brier_scores(shares_K[None], known_N) - _brier_scores(chances_NK[judged_N], known_N)
+    if gain_N.mean() <= LEAST_ERRORS * standard_error(gain_N, groups_of(np.asarray(groups_N)[judged_N])):
+        return None
     return label_issues(chances_NK, labels_N)
 
 
