@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 import headstart
-from conftest import write_photos
+from conftest import SmallRun, write_photos
 from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource
 from headstart.errors import DamagedRun, DataError, HeadstartError, MissingRun, UnsupportedRun
@@ -41,6 +41,7 @@ from headstart.runs.run_folder import (
     RunFolder,
     RunRecord,
     TrainingLog,
+    copy_classifier,
     load_classifier,
     write_metrics,
     write_model_card,
@@ -375,3 +376,19 @@ def test_a_probability_that_is_none_is_refused(tmp_path: Path, cell: str | None,
 
 if __name__ == "__main__":
     make_frozen(Path(sys.argv[1]) if len(sys.argv) > 1 else FROZEN)
+
+
+def test_a_copy_of_the_classifier_predicts_and_says_what_else_it_cannot(
+    small_run: SmallRun, photos: Path, tmp_path: Path
+) -> None:
+    with folder_aside(tmp_path / "copy") as folder:
+        copy_classifier(RunFolder(small_run.path), folder)
+    image = photos / "class0" / "000.jpg"
+    assert len(headstart.predict(tmp_path / "copy", image).predictions) == 1
+    for verb in (lambda: headstart.evaluate(tmp_path / "copy", photos), lambda: headstart.reproduce(tmp_path / "copy")):
+        with pytest.raises(UnsupportedRun) as caught:
+            verb()
+        assert str(caught.value) == (
+            f"{tmp_path / 'copy'}: holds a classifier only, without the record of its training.\n"
+            "  `headstart predict` can use it. Otherwise, give the run folder that it was exported from."
+        )

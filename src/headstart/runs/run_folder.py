@@ -186,7 +186,12 @@ class RunFolder:
 
     @cached_property
     def provenance(self) -> Provenance:
-        """The classifier's provenance."""
+        """The classifier's provenance. Raises `UnsupportedRun` for a folder from `copy_classifier`."""
+        if "provenance" not in self._described:
+            raise UnsupportedRun(
+                f"{self.path}: holds a classifier only, without the record of its training.",
+                hint="`headstart predict` can use it. Otherwise, give the run folder that it was exported from.",
+            )
         with self._as_written(CLASSIFIER):
             return Provenance.from_json(self._described["provenance"])
 

@@ -97,6 +97,7 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
         check_outside_data(out, source.place, name="evaluation")
         check_earlier(out, "evaluation", lambda names: METRICS in names and CLASSIFIER not in names)
     opened = open_classifier(run)
+    seed = opened.seed  # the run's seed, so that the same images get the same intervals
     dataset = open_dataset(source)
     note_reading(dataset)
     split = "test" if (dataset.split == "test").any() else "all"
@@ -111,7 +112,6 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
             f"{source.where}: has no readable labelled images.",
             hint=f"For details: `headstart check {shlex.join(source.words())}`.",
         )
-    seed = opened.seed  # the run's seed, so that the same images get the same intervals
     places = {path: i for i, path in enumerate(dataset.paths)}
     rows = np.array([places[path] for path in predictions.paths], np.int64)
     sha256s = [hash_of(file) for file in files]
