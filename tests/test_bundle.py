@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from packaging.utils import canonicalize_name
 
 import headstart
-from headstart.errors import BadWeights, MissingWeights, PackagingError, WriteError
+from headstart.errors import BadWeights, MissingWeights, PackagingError, RecipeError, UnknownBackbone, WriteError
 from headstart.images.preprocess import INTERPOLATIONS, Preprocess
 from headstart.io.folders import check_manifest
 from headstart.model.backbones.config import BackboneConfig, config_of, spec_of
@@ -98,6 +98,15 @@ def test_backbones_are_the_same_from_a_bundle(made: Path, tiny_weights: Path, mo
     monkeypatch.setenv("HEADSTART_WEIGHTS", str(made))
     assert [without_source(b) for b in at_hand()] == original
     assert without_source(find_backbone("test_resnet", WeightsSource(offline=True))) == original[1]
+
+
+def test_a_list_of_names_is_named_like_text(tmp_path: Path, tiny_weights: Path) -> None:
+    with pytest.raises(UnknownBackbone, match=r"^'resnet18.gone'"):
+        bundle(out=tmp_path / "out", backbones=["test_resnet.a", "resnet18.gone"], weights=tiny_weights)  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match=r"^backbones: 3 is not a list of names\."):
+        bundle(out=tmp_path / "out", backbones=3, weights=tiny_weights)  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match=r"^pattern: \['a'\] is not text\."):
+        headstart.backbones(["a"])  # type: ignore[arg-type]
 
 
 def test_only_those_that_are_named(tmp_path: Path, tiny_weights: Path) -> None:

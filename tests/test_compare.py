@@ -270,6 +270,8 @@ def test_unknown_names_are_refused_before_any_work(tmp_path: Path, photos: Path,
         headstart.compare(photos, out=out, recipes="linear,linear")
     with pytest.raises(RecipeError, match=r"^budget 'soon' is not a time"):
         headstart.compare(photos, out=out, budget="soon")
+    with pytest.raises(RecipeError, match=r"^budget 20 is not a time"):
+        headstart.compare(photos, out=out, budget=20)  # type: ignore[arg-type]
     assert not out.exists()
 
 

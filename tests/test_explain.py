@@ -209,13 +209,15 @@ def test_an_earlier_folder_is_kept_and_another_is_left_alone(run: Path, photos: 
 
 def test_errors_say_what_was_expected(run: Path, photos: Path, tmp_path: Path) -> None:
     said = {}
-    for name, paths, top in (("none", [], 3), ("top", [photos / "class0" / "000.jpg"], 0), ("gone", ["gone.jpg"], 3)):
+    one = [photos / "class0" / "000.jpg"]
+    for name, paths, top in (("none", [], 3), ("top", one, 0), ("text", one, "3"), ("gone", ["gone.jpg"], 3)):
         with pytest.raises(HeadstartError) as caught:
             headstart.explain(run, *paths, out=tmp_path / "sheets", top=top)
         said[name] = (type(caught.value), caught.value.message)
     assert said == {
         "none": (MissingData, "No images were given."),
         "top": (RecipeError, "top is 0, expected 1 or more."),
+        "text": (RecipeError, "top is '3', expected 1 or more."),
         "gone": (MissingData, "gone.jpg: there is no such image or folder."),
     }
     assert not (tmp_path / "sheets").exists()

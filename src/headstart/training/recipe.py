@@ -294,7 +294,7 @@ def seconds(budget: str) -> float:
     >>> seconds("20m")
     1200.0
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", budget.strip())
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", budget.strip()) if isinstance(budget, str) else None
     if not match or float(match[1]) == 0:
         raise RecipeError(
             f"budget {_shown(budget)} is not a time: expected a number and s, m or h.", hint="For example 2m or 2h."

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from headstart.errors import RecipeError
 from headstart.io.result_repr import Result
 from headstart.io.text_table import columns
 from headstart.model.backbones import builtin
@@ -145,6 +146,8 @@ def backbones(
         MissingWeights: the weights folder does not exist.
     """
     source = as_weights_folder(weights)
+    if not isinstance(pattern, str):
+        raise RecipeError(f"pattern: {pattern!r:.80} is not text.", hint="Give part of a name, such as 'resnet'.")
     if pool:
         return _pool(source, pattern)
     return BackboneList(find_all(pattern, weights=source, only_here=not (all or pattern)))

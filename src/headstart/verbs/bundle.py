@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.errors import PackagingError
+from headstart.io.given_options import names_given
 from headstart.io.result_repr import Result
 from headstart.io.text_table import plain
 from headstart.model.backbones.offline_kit import MARK
@@ -76,7 +77,7 @@ def bundle(
         PackagingError: a required package is not installed here, or pip could not fetch its wheel.
         WriteError: `out` cannot be written, is in a run folder, or holds something other than a bundle.
     """
-    out, weights = Path(out), as_weights_source(weights)
+    out, weights, backbones = Path(out), as_weights_source(weights), names_given(backbones, "backbones")
     if is_zip(out):
         check_out_file(out)
     else:

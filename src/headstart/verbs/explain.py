@@ -98,8 +98,8 @@ def explain(
     if not paths:
         raise MissingData("No images were given.", hint=f"headstart explain {run} image.jpg")
     images = each_image(paths)
-    if top < 1:
-        raise RecipeError(f"top is {top}, expected 1 or more.")
+    if not isinstance(top, int) or top < 1:
+        raise RecipeError(f"top is {top!r}, expected 1 or more.")
     out = as_path(out, "out")
     check_earlier(out, "folder of explanations", holds_sheets)
     opened = RunFolder(run)
