@@ -284,6 +284,18 @@ def test_a_budget_that_is_too_small_says_what_fits(tmp_path: Path, photos: Path,
     )
 
 
+def test_shares_of_a_recipe_that_cannot_be_those_of_all_trials_are_named(
+    tmp_path: Path, photos: Path, tiny_weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "more.toml").write_text("approach = 'linear'\nval_size = 0.3\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"^budget '1s' is too small"):
+        recipes = f"linear,{tmp_path / 'more.toml'}"
+        headstart.compare(photos, out=tmp_path / "out", recipes=recipes, budget="1s", weights=tiny_weights)
+    assert (
+        "All trials use one split, with val_size 0.2 and test_size 0.2; those of more are not used." in caplog.messages
+    )
+
+
 def test_places_that_cannot_take_a_comparison(tmp_path: Path, photos: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
@@ -332,6 +344,10 @@ def test_candidates_cheap_ones_first_and_recipes_keep_their_own_backbone() -> No
     }
     names = [c.name for c in trial_configs(recipes, ["a", "b"], seed=3)]
     assert names == ["mine", "linear-a", "linear-b", "tune-a", "tune-b"]
+    sizes = [Recipe(approach="linear", val_size=0.1), Recipe(approach="linear", val_size=0.1, test_size=0.0)]
+    for chosen, expected in ((sizes[:1], (0.1, 0.2)), (sizes[1:], (0.2, 0.2)), (sizes, (0.2, 0.2))):
+        configs = trial_configs({str(n): recipe for n, recipe in enumerate(chosen)}, [], seed=3)
+        assert {(c.recipe.val_size, c.recipe.test_size) for c in configs} == {expected}
     for name in ("linear-a", "Linear-A"):  # some disks do not tell these apart
         with pytest.raises(RecipeError) as caught:
             trial_configs({"linear": recipes["linear"], name: recipes["mine"]}, ["a", "b"], seed=3)

@@ -31,6 +31,7 @@ from headstart.io.folders import check_outside_data, make_folder
 from headstart.io.options import words_of
 from headstart.io.progress import log
 from headstart.io.stores.store import check_online
+from headstart.io.text_table import few
 from headstart.model.backbones.registry import Backbone, last_resort
 from headstart.model.backbones.weights import parameter_count, read_header
 from headstart.model.backbones.weights_source import WeightsSource
@@ -43,6 +44,7 @@ from headstart.pipeline.trial_configs import (
     best_backbones,
     named_backbones,
     named_recipes,
+    split_sizes,
     trial_configs,
     weights_identity,
 )
@@ -58,6 +60,7 @@ from headstart.pipeline.trials import (
 from headstart.reports.compare_page import ComparePageData, TrialSummary, compare_page, drawn_comparison
 from headstart.runs.outside_runs import check_outside_run
 from headstart.runs.run_folder import PLOTS, REPORT, SPLIT, RunFolder
+from headstart.training.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +95,7 @@ def compare_trials(asked: ComparisonRequest, clock: Budget | None = None) -> Com
     given = named_backbones(asked.backbones, named, asked.weights)
     here = backbones_to_choose_from(named, given, asked.weights, budget_seconds=clock.left(), images=len(opened))
     scanned = scan(asked.source, opened=opened, not_copies=refused)
-    dataset = _split(scanned, asked.seed)
+    dataset = _split(scanned, asked.seed, named or DEFAULT)
     if not named and not given:
         given = best_backbones(here, scanned, dataset, clock.left() / 4, asked.seed)
     candidates = trial_configs(named or DEFAULT, given, asked.seed)
@@ -124,10 +127,21 @@ def _opened(asked: ComparisonRequest) -> tuple[Dataset, NotCopies]:
     return opened, refused
 
 
-def _split(scanned: ScannedDataset, seed: int) -> Dataset:
-    """Split the usable images into training, validation and test set; report copies that a given split divides."""
+def _split(scanned: ScannedDataset, seed: int, recipes: Mapping[str, Recipe]) -> Dataset:
+    """Split the usable images into training, validation and test set; report copies that a given split divides, and recipes
+    with other shares."""
     require_trainable(scanned.dataset)
-    dataset = make_split(scanned.dataset, seed=seed, near=scanned.copies.groups_N)
+    val_size, test_size = sizes = split_sizes(recipes)
+    others = [name for name, recipe in recipes.items() if (recipe.val_size, recipe.test_size) != sizes]
+    if others:
+        log.warning(
+            "All trials use one split, with val_size %g and test_size %g; those of %s are not used.",
+            val_size,
+            test_size,
+            few(others, 5),
+        )
+    near = scanned.copies.groups_N
+    dataset = make_split(scanned.dataset, seed=seed, val_size=val_size, test_size=test_size, near=near)
     require_sets(dataset, ("train", "val", "test"))
     for finding in scanned.findings(replace(dataset, groups=scanned.dataset.groups), scanned.copies):
         if finding.check in ("split_leak", "possible_split_leak"):

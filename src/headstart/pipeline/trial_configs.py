@@ -77,8 +77,9 @@ def trial_configs(recipes: Mapping[str, Recipe], backbones: Sequence[str], seed:
     """Combine every recipe with every backbone, unless it names its own or (auto) chooses one; cheap approaches
     first. Raises `RecipeError` if two trials would have one name, and so one run folder."""
     found = []
+    val_size, test_size = split_sizes(recipes)
     for name, recipe in recipes.items():
-        recipe = replace(recipe, seed=seed)
+        recipe = replace(recipe, seed=seed, val_size=val_size, test_size=test_size)
         if recipe.backbone != "auto" or not backbones or (recipes is DEFAULT and name == "auto"):
             found.append(TrialConfig(name, name, replace(recipe, backbone=_with_tag(recipe.backbone, backbones))))
         else:
@@ -92,6 +93,15 @@ def trial_configs(recipes: Mapping[str, Recipe], backbones: Sequence[str], seed:
                 hint="Rename the file of one of them.",
             )
     return sorted(found, key=lambda c: APPROACHES[c.recipe.approach].cost)
+
+
+def split_sizes(recipes: Mapping[str, Recipe]) -> tuple[float, float]:
+    """Return `val_size` and `test_size` of the split that all trials use: those of the recipes if they agree and keep a test
+    set, else the defaults."""
+    sizes = {(recipe.val_size, recipe.test_size) for recipe in recipes.values()}
+    usual = (Recipe().val_size, Recipe().test_size)
+    (found,) = sizes if len(sizes) == 1 else [usual]
+    return found if found[1] else usual
 
 
 def _with_tag(architecture: str, backbones: Sequence[str]) -> str:
