@@ -135,7 +135,7 @@ def test_the_verdict_is_three_sentences() -> None:
         "It gets 90.0\u202f% of 60 test images right (95\u202f% interval 79.9\u202f% to 95.3\u202f%); "
         "always answering cat would get 33.3\u202f%.",
         "Its most frequent mistake is to predict dog for cat (2 of 20 times); the weakest class is cat (F1 0.900).",
-        "With so few test images, differences of less than 7.7 points mean nothing.",
+        "With this many test images, differences of less than 7.7 points are within the noise.",
     ]
     leak = Finding("split_leak", "error", ("a", "b"), "2 images are the same.")
     assert _plain(verdict(replace(found, findings=(leak,)))[2]) == (

@@ -49,7 +49,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
     Labels, `y`: strings or integers; `classes_` holds them sorted.
 
     Args:
-        backbone: A timm name; join several with + to fuse them; auto picks one with available weights by validation.
+        backbone: A timm name; join several with + to fuse them; auto combines up to four with available weights.
         approach: linear (a head fitted on the frozen backbone), finetune, head_sgd, scratch, or auto.
         image_size: Side of the input square in pixels; 0 uses the backbone's own, or less if the images are smaller.
         resize: How an image becomes a square: crop, pad or squash; auto picks by leave-one-out, or takes the backbone's
@@ -118,7 +118,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         self.max_download = max_download
 
     def fit(self, X: Any, y: Any) -> ImageClassifier:
-        """Choose backbone and head on a validation set, calibrate on it, then fit the head on all images.
+        """Choose backbones by leave-one-out and heads on a validation set, or by cross-validation if there are few images;
+        calibrate on it, then fit the heads on all images.
 
         Copies of an image stay in one set of the split. Raises `RecipeError` (parameters), `DataError` (`X` is not a
         list of images, lengths differ), `BadLabels` (`y`), `UnreadableImage`, `BackboneError`, `WriteError`.

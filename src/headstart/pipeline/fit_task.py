@@ -117,13 +117,13 @@ class FitTask:
     def embed_blocks(
         self, extractors: tuple[FeatureExtractor, ...]
     ) -> tuple[tuple[np.ndarray, ...], tuple[tuple[int, ...], ...]]:
-        """Do the same; return the block sizes of each array's columns too."""
+        """Compute features of all images; return the block sizes of each array's columns too."""
         return self.embed_rows(extractors, np.arange(len(self.images)))
 
     def embed_rows(
         self, extractors: Sequence[FeatureExtractor], rows: np.ndarray
     ) -> tuple[tuple[np.ndarray, ...], tuple[tuple[int, ...], ...]]:
-        """Do the same for some of the images; `rows` int64 are their indices."""
+        """Compute features and block sizes of some of the images; `rows` int64 are their indices."""
         embedder = Embedder(extractors, self.runtime)
         features, failed = embedder(self.images.take(rows))
         if failed:

@@ -22,7 +22,8 @@ MEASURED = 25
 
 
 def latency(run: Path, images: Sequence[Path]) -> float:
-    """Measure the median milliseconds per readable image. Raises `RunError`, `UnreadableImage`."""
+    """Return the median of the milliseconds per image. Raises `RunError`; `UnreadableImage` for the first that cannot be
+    read."""
     predictor = Predictor(load_classifier(run), cache=False)
     took = []
     for image in itertools.islice(itertools.cycle(images), WARM + MEASURED):

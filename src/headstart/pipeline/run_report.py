@@ -270,8 +270,8 @@ def _known_of_run(run: RunFolder, listed: Dataset, source: DataSource, *, given:
     infos = validate_images([opened.file(i) for i in there])
     kept = [(i, f) for i, f in zip(there, infos, strict=True) if f.sha256 == rows[opened.paths[i]].sha256]
     if not kept:
-        gone = f"None of the run's images are at {plain(source.where)}"
-        return f"{gone}, so none are shown: give their place with --data DATA."
+        gone = f"None of the run's images are at {plain(source.where)}, or all have changed"
+        return f"{gone}, so none are shown{'.' if given else ': give their place with --data DATA.'}"
     extractors = [member.extractor for member in classifier.members]
     files = [opened.file(i) for i, _ in kept]
     features, failed = embed_images(Images(tuple(files), tuple(f for _, f in kept)), extractors, classifier.runtime)

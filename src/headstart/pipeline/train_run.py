@@ -2,7 +2,8 @@
 
     open -> scan -> split -> fit (`pipeline.fit`) -> test once -> run folder, report, model card
 
-Layers are fitted on the training set. The validation set selects backbones, head, epoch and temperature; a closed-form
+Layers are fitted on the training set. Backbones are chosen by leave-one-out on training and validation set; the validation
+set selects head, epoch and temperature (with few images, cross-validation on both selects head and temperature); a closed-form
 head is then refitted on both. The test set is used once, at the very end. With `test_size` 0 there is none: then the
 figures are those on the validation set, from layers fitted on the training set only, and are marked as such.
 """
@@ -103,7 +104,7 @@ def train_run(asked: TrainRequest) -> TrainResult:
 
 
 def _train_run(asked: TrainRequest, at_end: ExitStack) -> TrainResult:
-    """Do so; leave to `at_end` what is to be done whether the run is written or not."""
+    """Train, write the run folder, and leave to `at_end` what is to be done whether it could be written or not."""
     source, out, recipe, split = asked.source, asked.out, asked.recipe, asked.split
     clock = Clock()
     check_online(source.place, offline=asked.weights.offline)

@@ -227,7 +227,7 @@ def _what_next(report: ReportData) -> Markup:
     accuracy = report.metrics["accuracy"]
     if accuracy.high - accuracy.low > 0.02:
         points = 50 * (accuracy.high - accuracy.low)
-        return Markup("With so few {}images, differences of less than {} points mean nothing.").format(
+        return Markup("With this many {}images, differences of less than {} points are within the noise.").format(
             JUDGED[report.side], f"{points:.1f}"
         )
     return Markup("Nothing in the data or the training needs attention.")

@@ -53,7 +53,7 @@ class ReproduceResult(Result):
         """Format as plain text for a terminal."""
         if self.same and not self.causes:
             return f"Identical: all {self.images:,} predictions are the same."
-        verdict = "The predictions are identical nevertheless." if self.same else "NOT identical."
+        verdict = "The predictions are identical." if self.same else "NOT identical."
         causes = [f"  {c}" for c in self.causes] or ["  nothing recorded"]
         return "\n".join([verdict, "What changed:", *causes, "Effects:", *[f"  {e}" for e in self.effects]])
 
