@@ -26,7 +26,6 @@ from headstart.reports.explanation_sheet import ExplanationSheet, Neighbour, dra
 from headstart.reports.report_data import SimilarImage
 from headstart.runs.run_folder import RunFolder
 
-MOST_SHOWN = 10
 VIEWED = (448, 448)  # minimum size in pixels to decode for a sheet
 
 

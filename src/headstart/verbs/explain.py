@@ -20,7 +20,6 @@ from headstart.runs.outside_runs import check_earlier
 from headstart.runs.run_folder import RunFolder
 
 MOST_SHOWN = 10
-VIEWED = (448, 448)  # minimum size in pixels to decode for a sheet
 
 
 @dataclass(frozen=True, repr=False)

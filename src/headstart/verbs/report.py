@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from headstart.io.extras import require
 from headstart.io.files import write_bytes
@@ -15,14 +15,6 @@ from headstart.pipeline.run_report import run_report, write_page
 from headstart.reports.run_page import report_page
 from headstart.runs.outside_runs import check_out_file
 from headstart.runs.run_folder import REPORT, RunFolder
-
-if TYPE_CHECKING:
-    pass
-
-
-NEAREST = 3
-MOST_HEAT = 24
-VERSIONS_SHOWN = ("headstart", "torch", "timm", "openvino")
 
 
 @dataclass(frozen=True, repr=False)
