@@ -66,7 +66,9 @@ def test_features_from_the_cache_alone_are_those_of_the_images(run: Path, cache:
     opened, cached = SimilarImages.open(RunFolder(run)), SimilarImages.cached(RunFolder(run))
     assert cached is not None and cached.images == opened.images
     assert cached.searched == opened.searched == len(opened.images.files) > 0
-    assert all(np.array_equal(*pair) for pair in zip(cached.own, opened.own, strict=True)) and len(cached.own) == 2
+    assert (
+        all(np.array_equal(*pair) for pair in zip(cached.units, opened.units, strict=True)) and len(cached.units) == 2
+    )
     needed = 0
     for folder in list((cache / "features").iterdir()):
         folder.rename(cache / "elsewhere")

@@ -170,7 +170,7 @@ SHOWN: list[OneLineRepr] = [
     comparison,
     trained,
     CheckResult(images=N, usable=N, classes=dict.fromkeys(CLASSES, 1), findings=[finding], groups=[list(PATHS)]),
-    SplitResult(out=LONG, hash="0" * 64, sides={"train": dict.fromkeys(CLASSES, 1)}),
+    SplitResult(out=LONG, hash="0" * 64, images={"train": dict.fromkeys(CLASSES, 1)}),
     BackboneList([BackboneRow(LONG, "folder", 224, 1, 2, HOSTILE)] * 40),
     BackboneList([]),
     PoolList([PoolRow(PoolEntry(LONG, HOSTILE, "mit", 1, 2.0, 224, 0.3), "hub", 1.5, True)] * 20, 500.0, "10m", 500.0),
@@ -232,10 +232,10 @@ def test_what_they_say() -> None:
     assert repr(accuracy) == "<Estimate: 0.977 [0.953, 0.989], n = 300, Wilson>"
     assert repr(Recipe()) == "Recipe()"
     assert eval(repr(Recipe(approach="linear", lr=0.01))) == Recipe(approach="linear", lr=0.01)
-    split = SplitResult(out="split.csv", hash="ab", sides={"train": {"a": 3, "b": 4}, "test": {"a": 1, "b": 1}})
+    split = SplitResult(out="split.csv", hash="ab", images={"train": {"a": 3, "b": 4}, "test": {"a": 1, "b": 1}})
     assert repr(split) == "<SplitResult: split.csv: train 7, test 2>"
     assert split._repr_html_() == (
         "<table><caption>SplitResult: split.csv: train 7, test 2</caption><tbody>"
         "<tr><th>out</th><td>split.csv</td></tr><tr><th>hash</th><td>ab</td></tr>"
-        "<tr><th>sides</th><td>2 entries</td></tr></tbody></table>"
+        "<tr><th>images</th><td>2 entries</td></tr></tbody></table>"
     )

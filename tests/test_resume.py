@@ -328,7 +328,7 @@ def test_saving_takes_a_small_part_of_the_time(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------------------- trouble
 def test_a_training_that_failed_leaves_no_snapshot(tmp_path: Path) -> None:
     path = tmp_path / "t.safetensors"
-    recipe = Recipe(optimizer="sgd", lr_scheduler="constant")
+    recipe = Recipe(optimizer="sgd", lr_scheduler="constant", weight_decay=0.01)
     with pytest.raises(TrainingFailed):
         train(path, recipe, lr=1e30)
     assert not path.exists()

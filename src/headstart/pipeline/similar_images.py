@@ -113,8 +113,7 @@ class SimilarImages:
         if failed:
             changed = f"{len(failed):,} of {len(images.files):,} training images have changed, and are left out."
             images = replace(images, note=f"{images.note} {changed}".strip())
-        own = own_features(features, embed.extractors, embed.runtime)
-        return cls(images, tuple(unit_rows(values_ND) for values_ND in own), tuple(failed))
+        return cls(images, _units(features, embed), tuple(failed))
 
     @classmethod
     def cached(cls, run: RunFolder) -> SimilarImages | None:
@@ -127,7 +126,7 @@ class SimilarImages:
             return None
         images = TrainingImages.of(run)
         features, lacking = embed.cached(images.sha256s)
-        return cls(images, own_features(features, embed.extractors, embed.runtime), tuple(lacking))
+        return cls(images, _units(features, embed), tuple(lacking))
 
     @property
     def searched(self) -> int:
@@ -146,3 +145,7 @@ class SimilarImages:
         cosines_MN = mean_cosines(own, self.units)
         cosines_MN[:, list(self.changed)] = np.nan
         return [nearest(cosines_MN[i], self.images.sha256s, sha256, top) for i, sha256 in enumerate(sha256s)]
+
+
+def _units(features: Sequence[np.ndarray], embed: Embedder) -> tuple[np.ndarray, ...]:
+    return tuple(unit_rows(own_ND) for own_ND in own_features(features, embed.extractors, embed.runtime))
