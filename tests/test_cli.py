@@ -410,7 +410,7 @@ def test_a_closed_pipe_is_no_error_and_hides_none(
         raise BrokenPipeError
 
     monkeypatch.setattr("headstart.verbs.backbones.backbones", backbones)
-    error = "WriteError: Another process that was written to has ended.\n  Run it again.\n"
+    error = "WriteError: A process that headstart was writing to has ended.\n  Run it again.\n"
     assert said("backbones", capsys) == (1, "", error)
 
 

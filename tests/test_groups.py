@@ -371,6 +371,21 @@ def test_a_given_split_may_have_such_classes(tmp_path: Path) -> None:
     assert [f.check for f in found if f.check in ("single_group", "split_leak")] == ["split_leak"]
 
 
+def test_choices_see_the_group_if_classes_have_only_one(
+    tmp_path: Path, tiny_weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for part in ("train", "val", "test"):
+        patients(tmp_path / "photos" / part, groups=2)
+    source = DataSource(tmp_path / "photos", group_from=r"patient(\d)")
+    recipe = Recipe(backbone="test_resnet.a", approach="linear")
+    headstart.train(source, out=tmp_path / "run", recipe=recipe, weights=tiny_weights, report=False)
+    warning = (
+        "Most images are of classes with one group only, so backbones and heads are chosen with other images of the group "
+        "left in, by log-losses that are too low. More groups of each class would help."
+    )
+    assert warning in caplog.messages
+
+
 def test_a_run_remembers_its_groups(tmp_path: Path, tiny_weights: Path) -> None:
     folder, run = patients(tmp_path / "photos"), tmp_path / "run"
     recipe = Recipe(backbone="test_resnet.a", head="lda", approach="linear")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from headstart.data.folds import assign_folds
 from headstart.errors import BadLabels, DataError, RecipeError
 from headstart.model.heads.cross_validation import cross_validate
-from headstart.model.heads.leave_groups_out import scorable
+from headstart.model.heads.leave_groups_out import scorable, usable_groups
 from headstart.model.heads.linear import KINDS, LinearHead, fit_head, leave_one_out, refit
 from headstart.model.heads.logistic import tempered_log_loss
 from headstart.model.heads.search import search_head
@@ -110,7 +110,7 @@ GROUPED = [(60, 8, 3), (40, 90, 3), (30, 5, 2)]
 
 
 def grouped(n: int) -> np.ndarray:
-    """Groups of 1 to 9 images, mixed."""
+    """Groups of 1 to 9 images, mixed: some have more images than there are features, some fewer."""
     return np.random.default_rng(n).permutation(np.repeat(np.arange(n), np.arange(n) % 9 + 1)[:n])
 
 
@@ -158,6 +158,17 @@ def test_a_class_in_one_group_is_floored_without_it() -> None:
     _, (found,) = leave_one_out("lda", x, y, 3, strengths=[0.3], groups_N=groups)
     assert np.isfinite(found).all()
     np.testing.assert_array_equal(found[y == 1, 1], found[y == 1][:, [0, 2]].min(1))
+
+
+def test_classes_of_one_group_are_scored_with_the_group_left_in() -> None:
+    """Without it, nothing would be known of the class, and all strengths would be as good as guessing."""
+    x, y = make(90, 6, 3, spread=4.0)
+    assert usable_groups(y, y) is None and usable_groups(y, np.arange(90) // 2) is not None
+    empty = np.empty((0, 6), np.float32), np.empty(0, np.int64)
+    found, rows = search_head(x, y, *empty, 3, kinds=("ridge", "lda"), groups_N=y)
+    alone, expected = search_head(x, y, *empty, 3, kinds=("ridge", "lda"))
+    assert (found.kind, found.strength) == (alone.kind, alone.strength)
+    assert [row.loo_log_loss for row in rows] == [row.loo_log_loss for row in expected]
 
 
 def test_whole_groups_choose_the_strength() -> None:

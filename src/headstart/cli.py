@@ -136,7 +136,8 @@ def _run(words: Sequence[str]) -> int:
         print(_usage_message(error, words), file=sys.stderr)
         return 2
     except HeadstartError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        with suppress(BrokenPipeError):  # stderr may be what was closed
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except PermissionError as error:
         if error.filename is None:
@@ -240,7 +241,7 @@ def _printing(function: Callable[..., Any], text: str) -> Callable[..., None]:
             try:
                 result = function(*args, **kwargs)
             except BrokenPipeError as error:  # not that of stdout, which `_say` and `--help` write to
-                raise WriteError("Another process that was written to has ended.", hint="Run it again.") from error
+                raise WriteError("A process that headstart was writing to has ended.", hint="Run it again.") from error
         _say(_document(result.to_json()) if as_json else result.table())
         result.check()
 

@@ -1,8 +1,8 @@
 """Choice of backbones: successive halving on growing subsets, scored by exact leave-one-out log-loss.
 
 All candidates embed a small stratified subset (those with the same input geometry share its decoding); the better half
-proceeds to more images, until four are left. Of these, `pipeline.combine` keeps those that complement each other: two good
-backbones with the same errors are worth little more than one. As soon as time allows, the remaining candidates embed
+proceeds to more images, until four are left. Of these, `pipeline.combine` keeps the best, and each that may add something:
+two good backbones with the same errors are worth little more than one. As soon as time allows, the remaining candidates embed
 all images, and are compared without the noise of a subset. Discriminant analysis on their features is scored by its
 exact leave-one-out log-loss, which needs no held-out images and is less noisy than accuracy on a few.
 Scores that try to predict transfer without fitting (LogME and its kin) are not used: k-NN beat 23 of them in 42,000
@@ -83,7 +83,7 @@ def choose_backbones(
     """Rank candidate extractors on subsets of the labelled images (never the test ones); keep at most four, best first.
 
     `labels_N` int64 (N,), all known; `groups_N` int64 (N,) are equal for images that are not independent. `seconds` is what
-    remains of the budget; `others` are images that must be embedded as well in the end. Keeps fewer extractors if they would
+    remains of the budget; `others` are images that must be embedded too. Keeps fewer extractors if they would
     not fit into the time, in which features that are in the cache cost nothing. `pooling` is that of the `Recipe`. The
     remaining candidates embed all images as soon as that takes at most the fraction `part_for_all` of the time.
     Candidates whose networks cannot be used here are left out, which is logged. Raises `BackboneError` or `MissingExtra` if
@@ -94,7 +94,7 @@ def choose_backbones(
     left = [replace(each, pooling="last" if pooling == "last" else "stages") for each in extractors]
     embedder = Embedder(left, runtime)
     if len(left) > 1:
-        embedder = _opened(embedder, images)
+        embedder = _opened(embedder, images, others)
         left = list(embedder.extractors)
     trials: list[HistoryRow] = []
     n, pace, ranked = 0, 0.0, [replace(each, pooling="last") for each in left]
@@ -120,15 +120,16 @@ def choose_backbones(
         ranked = [replace(p.extractor, pooling="last") for p in kept]
         left = [next(each for each in left if each.backbone is r.backbone) for r in ranked]
         embedder = Embedder(left, runtime)
-    missing = (len(one) + len(other) for one, other in zip(*map(embedder.missing, (images, others)), strict=True))
-    fitting = max(1, int((pace * np.cumsum(list(missing)) <= seconds - (clock() - started)).sum()))
+    missing = [len(one) + len(other) for one, other in zip(*map(embedder.missing, (images, others)), strict=True)]
+    cost_M, remaining = pace * np.cumsum(missing), seconds - (clock() - started)
+    fitting = max(1, int((cost_M <= remaining).sum()))
     if fitting < len(ranked):
         log.info("The budget allows %d of %d backbones: %s.", fitting, len(ranked), few(_names(ranked[:fitting]), 5))
     return Choice(tuple(ranked[:fitting]), tuple(trials))
 
 
-def _opened(embedder: Embedder, images: Images) -> Embedder:
-    """Open all networks that are needed for the images; return an embedder without those that cannot be used here.
+def _opened(embedder: Embedder, *needed: Images) -> Embedder:
+    """Open all networks that are needed for these images; return an embedder without those that cannot be used here.
 
     Raises the first `BackboneError` or `MissingExtra` if none can be.
     """
@@ -136,7 +137,8 @@ def _opened(embedder: Embedder, images: Images) -> Embedder:
     errors: list[HeadstartError] = []
     for member, extractor in enumerate(embedder.extractors):
         try:
-            embedder.open(member, images)
+            for images in needed:
+                embedder.open(member, images)
             usable.append(extractor)
         except (BackboneError, MissingExtra) as error:
             log.info("Not tried: %s", error.message)

@@ -23,7 +23,7 @@ import numpy as np
 from headstart.evaluation.image_groups import ImageGroups, groups_of, standard_error
 from headstart.evaluation.probabilities import cross_entropies, log_softmax, softmax
 from headstart.io.progress import log
-from headstart.model.heads.leave_groups_out import scorable
+from headstart.model.heads.leave_groups_out import scorable, usable_groups
 from headstart.model.heads.linear import each_leave_one_out, tempered_log_loss
 from headstart.model.inference.features import FeatureExtractor, Pooling
 from headstart.pipeline.fit_heads import block_scale
@@ -105,6 +105,7 @@ def probe(
     begun = time.monotonic()
     some_ND = features_ND if rows is None else features_ND[rows]
     scaled_ND = some_ND * block_scale(some_ND, block_sizes)
+    groups_N = usable_groups(labels_N, groups_N)
     scored_S = np.flatnonzero(scorable(labels_N, groups_N))
     known_S, smoothing = labels_N[scored_S], 1 / (len(scored_S) + 2)  # as if one more image had failed
     each = each_leave_one_out("lda", scaled_ND, labels_N, n_classes, strengths=STRENGTHS, groups_N=groups_N)

@@ -149,8 +149,8 @@ class Comparison(Result):
         shown = [_sentence(pair) for pair in decided][:MOST_SHOWN]
         ties = [f"{len(self.pairs) - len(decided)} of {len(self.pairs)} paired tests: a tie."] if self.pairs else []
         lines = [
-            f"{self.images:,} test images, 95 % intervals; * no other trial is as good in accuracy, size and "
-            "time, and better in one of them",
+            f"{self.images:,} test images, 95 % intervals; * no other trial is at least as good in accuracy, "
+            "size and time, and better in one of them",
             *columns([header, *map(_cells, good[:MOST_SHOWN])]),
             *([f"and {len(good) - MOST_SHOWN:,} more"] if len(good) > MOST_SHOWN else []),
             *failed[:MOST_SHOWN],

@@ -35,6 +35,7 @@ from headstart.model.backbones.registry import (
     without_weights,
 )
 from headstart.model.backbones.weights_source import WeightsSource
+from headstart.model.heads.leave_groups_out import usable_groups
 from headstart.model.inference.classifier import Calibration, Classifier
 from headstart.model.inference.engines import anticipate, choose_runtime
 from headstart.model.inference.features import FeatureExtractor, fitted_spec
@@ -162,6 +163,7 @@ def fit_classifier(task: FitTask, resolved: ResolvedBackbones) -> FitResult:
     not fit the classes), `WriteError`, `TrainingFailed`, `UnfinishedTraining`.
     """
     _check_loss(task.recipe, task.dataset)
+    _note_classes_in_one_group(task.dataset)
     task.clock.lap("look")
     extractors, history = choose_extractors(task, resolved)
     task.clock.lap("choose")
@@ -183,6 +185,17 @@ def fit_classifier(task: FitTask, resolved: ResolvedBackbones) -> FitResult:
         attempt=found.attempt,
         why=found.why,
     )
+
+
+def _note_classes_in_one_group(dataset: Dataset) -> None:
+    """Warn that choices see other images of a group, if most classes are in one group only."""
+    rows = dataset.sets.train_val
+    groups_N = dataset.groups[rows]
+    if groups_of(groups_N) is not None and usable_groups(dataset.labels[rows], groups_N) is None:
+        log.warning(
+            "Most images are of classes with one group only, so backbones and heads are chosen with other images of the group "
+            "left in, by log-losses that are too low. More groups of each class would help."
+        )
 
 
 def _check_loss(recipe: Recipe, dataset: Dataset) -> None:

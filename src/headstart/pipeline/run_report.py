@@ -66,7 +66,7 @@ def write_report(folder: Path, made: Callable[[], ReportData]) -> None:
     except WriteError:
         raise
     except HeadstartError as error:
-        log.warning("%s could not be made: %s", REPORT, error.message)
+        log.warning("%s could not be made: %s Try again with `headstart report`.", REPORT, error.message)
     except Exception as error:
         log.warning("%s could not be made: %r. Try again with `headstart report`.", REPORT, error, exc_info=error)
 

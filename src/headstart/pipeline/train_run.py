@@ -187,7 +187,7 @@ def _train_run(asked: TrainRequest, at_end: ExitStack) -> TrainResult:
     if result.finetuned is not None or result.attempt is not None:
         unfinished.path.unlink(missing_ok=True)
     elif unfinished.path.exists():
-        log.info("The unfinished training in %s is kept: there was no time to resume it.", unfinished.path)
+        log.info("The unfinished training in %s is kept.", unfinished.path)
     if earlier:
         log.info("The earlier run is kept as %s.previous, replacing any before it.", out)
     return TrainResult(

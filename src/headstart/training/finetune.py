@@ -71,6 +71,8 @@ __all__ = ["FinetuneResult", "TrainingData", "between", "finetune"]
 WISE = (0.0, 0.25, 0.5, 0.75, 1.0)
 TEST_STEPS, LEAST_TEST_STEPS = 100, 40
 """Steps of a range test, and the fewest from which a learning rate can be read off."""
+SLACK = 1.2
+"""The time that a range test leaves, in epochs: its steps may be slower than those that were measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,7 +231,7 @@ def _learning_rate(task: TrainingTask, plan: Plan, recipe: Recipe, deadline: Dea
     steps = TEST_STEPS
     if deadline is not None:
         fitting = deadline.steps(deadline.per_step)
-        steps = min(steps, fitting // 5, fitting - deadline.per_epoch)
+        steps = min(steps, fitting // 5, fitting - math.ceil(SLACK * deadline.per_epoch))
     if steps < LEAST_TEST_STEPS:
         rate = usual_rate(recipe)
         log.info("Learning rate: %g, because the budget is too small to find one by a range test.", rate)

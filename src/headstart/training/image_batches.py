@@ -67,6 +67,8 @@ class ImageBatches:
     names: Sequence[str] = ()
     required: bool = False
     errors: dict[int, str] = field(default_factory=dict, init=False)
+    _reported: set[int] = field(default_factory=set, init=False)
+    """The epochs whose unreadable images were named: steps are timed on batches that are trained on later."""
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.labels):
@@ -95,8 +97,8 @@ class ImageBatches:
         ):
             jobs = (self._jobs(plan, step) for step, plan in zip(steps, coming, strict=True))
             for plan, made in zip(plans, ahead.run(jobs), strict=True):
-                self.errors.update(made.errors)
                 unreadable.update(made.errors)
+                self.errors.update(made.errors)
                 self._refuse(made.errors)
                 if made.kept.size or only != EVERY_BATCH:
                     found = True
@@ -110,12 +112,13 @@ class ImageBatches:
 
     @contextmanager
     def _reporting(self, epoch: int) -> Iterator[dict[int, str]]:
-        """Yield a dict for the images that cannot be read; name them at the end of the block, however it ends."""
+        """Yield a dict for the images that can no longer be read; name them once for each epoch, however it ends."""
         found: dict[int, str] = {}
         try:
             yield found
         finally:
-            if found and not self.required:
+            if found and not self.required and epoch not in self._reported:
+                self._reported.add(epoch)
                 named = [f"{self._name(i)} ({reason})" for i, reason in itertools.islice(found.items(), NAMED)]
                 log.warning(
                     "%s of the training images could not be read in epoch %d, and were left out: %s.",

@@ -41,8 +41,8 @@ class Recipe(OneLineRepr):
     budget and validation allow."""
 
     backbone: str = "auto"
-    """A timm name; several joined by + are all used; auto picks among the available weights, one or up to four
-    that are more accurate together."""
+    """A timm name; several joined by + are all used; auto combines up to four of those with available
+    weights."""
 
     image_size: int = 0
     """Side of the input square in pixels; 0 means the backbone's own, or less if the training images are smaller; -1 means

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from headstart.errors import RecipeError
+from headstart.model.heads.leave_groups_out import usable_groups
 from headstart.model.heads.linear import (
     KINDS,
     LOGISTIC_STRENGTHS,
@@ -89,7 +90,7 @@ def search_head(
     search = _Search(
         problem=problem,
         spectrum=spectrum,
-        groups_N=groups_N,
+        groups_N=usable_groups(np.asarray(train_labels_N), groups_N),
         values_NR=spectrum.values(),
         val_MR=val_MR,
         val_labels_M=labels_M,

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
-from headstart.errors import BackboneError, BudgetTooSmall, RecipeError, TrainingFailed
+from headstart.errors import (
+    BackboneError,
+    BudgetTooSmall,
+    NoImages,
+    RecipeError,
+    TrainingFailed,
+    UnreadableImage,
+)
 from headstart.images.augment import parse_augment
 from headstart.io.progress import log
 from headstart.model.inference.features import FeatureExtractor
@@ -56,7 +63,7 @@ class Auto:
         except BudgetTooSmall as error:
             log.info("No fine-tuning: %s", error.message)
             return linear
-        except (BackboneError, RecipeError, TrainingFailed) as error:
+        except (BackboneError, NoImages, RecipeError, TrainingFailed, UnreadableImage) as error:
             why = f"No fine-tuning: {error.message}"
             log.warning("%s", why)
             return replace(linear, why=why)
