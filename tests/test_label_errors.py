@@ -314,7 +314,7 @@ def test_the_table_names_the_worst(mislaid: Path, tiny_weights: Path) -> None:
     found = headstart.check(mislaid, labels=True, weights=tiny_weights, backbone="test_resnet.a")
     n = len(found.label_errors)
     lines = found.table().splitlines()
-    place = lines.index(f"An estimated {n} of 61 labels are wrong; the most suspicious first:")
+    place = lines.index(f"An estimated {n} of 61 labels {'is' if n == 1 else 'are'} wrong; the most suspicious first:")
     assert lines[place + 1].endswith(f"class1  ->  class0  {ODD}")
     none = headstart.check(mislaid)
     assert (none.label_errors, none.to_json()["label_errors"]) == (None, None)

@@ -797,7 +797,7 @@ TABLES: list[Row] = [
         kind="P6 a bucket by the name of its scheme elsewhere",
         given=cats_and_dogs,
         command="check s3a://bucket/photos",
-        says=("s3a://bucket/photos: is an address, not a path.\n  Write it as s3://bucket/photos",),
+        says=("s3a://bucket/photos: is an address, not a path.\n  Write it as 's3://bucket/photos'.",),
         code=1,
     ),
     Row(

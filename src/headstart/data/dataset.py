@@ -109,7 +109,7 @@ class Dataset(OneLineRepr):
     proposal: str = ""
     """A sentence about a column of its table that looks like groups, '' if none does or groups are named."""
     merged: tuple[tuple[str, ...], ...] = ()
-    """Names that were read as one class, see `class_names`."""
+    """Names that were read as one class, see `class_name`."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """{path: class} of the images of classes that options or corrections left out (`data.chosen_classes`)."""
 

@@ -30,7 +30,7 @@ from headstart.data.dataset import (
     says_nothing,
     split_name,
 )
-from headstart.errors import UnreadableImage
+from headstart.errors import DataError, UnreadableImage
 from headstart.images.headers import probe
 from headstart.io.folders import SYSTEM_FOLDERS, is_system_file
 
@@ -52,8 +52,8 @@ class FolderWalk:
         try:
             with os.scandir(folder) as listed:
                 entries = [e for e in listed if not is_system_file(e.name)]
-        except OSError:
-            self.leave_out(folder, "no_permission")
+        except OSError as error:
+            self._leave_out_unread(folder, error)
             return []
         entries.sort(key=lambda entry: entry.name)
         reasons = self._reasons(entries)
@@ -74,8 +74,8 @@ class FolderWalk:
         """The paths of all files below a folder; `above` are the (device, inode) of the folders on the way to it."""
         try:
             status = os.stat(folder)
-        except OSError:  # no permission for the folder above, a network disk, or removed meanwhile
-            self.leave_out(folder, "no_permission")
+        except OSError as error:
+            self._leave_out_unread(folder, error)
             return
         here = (status.st_dev, status.st_ino)
         if here in above:  # through several links
@@ -88,6 +88,15 @@ class FolderWalk:
                 yield entry.path
             else:
                 self.leave_out(entry.path, "not_a_file")
+
+    def _leave_out_unread(self, folder: Path | str, error: OSError) -> None:
+        """Leave out a folder without permission, or that was removed meanwhile. Raises `DataError` for anything else, such as
+        a network disk that fails: to go on would lose whole classes."""
+        if not isinstance(error, (PermissionError, FileNotFoundError)):
+            raise DataError(
+                f"{folder}: cannot be read: {error.strerror}.", hint="Check the disk, then run the same command again."
+            ) from error
+        self.leave_out(folder, "no_permission")
 
     def holds_images(self, folder: Path) -> bool:
         """Whether there are images below a folder, by their names or first bytes, even if damaged or unreadable."""

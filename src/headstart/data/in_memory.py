@@ -244,8 +244,9 @@ def _as_text(values: list[Any]) -> list[Any]:
     """Text for bytes, if all values are bytes of text, as HDF5 and numpy keep names; else the values, such as files."""
     if not values or not all(isinstance(value, bytes) for value in values):
         return values
-    texts = [value.decode("utf-8", "surrogateescape") for value in values]
-    return texts if all(map(str.isprintable, texts)) else values
+    if not all(value.decode("utf-8", "surrogateescape").isprintable() for value in values):  # the first file ends it
+        return values
+    return [value.decode("utf-8", "surrogateescape") for value in values]
 
 
 def _kept(columns: dict[str, list[Any]], was: str) -> Path:

@@ -107,7 +107,7 @@ def _from_lists(table: Path, column: str, names: Mapping[str, str]) -> dict[str,
 def _from_floats(table: Path, column: str, names: Mapping[str, str], what: str = "labels") -> dict[str, str]:
     """Labels (or groups) without ``.0``, if all are whole numbers and some have it, as after an empty cell in pandas.
 
-    ``1,000`` and ``1.000`` may be a thousand: then all stay as they are.
+    ``1,000`` and ``1.000`` may mean a thousand: a column with such a cell stays as it is.
     """
     given = {text: match for text, name in names.items() if name and (match := _WHOLE.fullmatch(name))}
     longer = [text for text, match in given.items() if match[1] != names[text]]

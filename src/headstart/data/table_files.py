@@ -392,11 +392,12 @@ def _parsed(table: Path, text: str) -> object:
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found: dict[str, object] = {}
         for key, value in pairs:
-            if found.setdefault(key, value) != value:
+            if key in found and found[key] != value:
                 raise BadLabels(
                     f"{table}: the key {key!r} occurs twice in one object, with {found[key]!r} and {value!r}.",
                     hint="Remove one of them.",
                 )
+            found[key] = value
         return found
 
     return json.loads(text, object_pairs_hook=unique)

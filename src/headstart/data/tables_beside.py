@@ -275,11 +275,11 @@ def _are_parts(tables: Sequence[TableLabels]) -> bool:
 
 
 def _tables_of_sets(beside: TablesBeside, paths: Sequence[str], fitting: Sequence[TableLabels]) -> list[TableLabels]:
-    """Of these tables of the validation or the test set, those with the same label column and classes, about other images;
+    """Of these tables of the validation or the test set, those with the same classes, about other images;
     why another one with labels is not used is logged. Some images (5 %) may be in two tables: they are left out."""
     found: list[TableLabels] = []
     for path in paths:
-        one = _fit(beside, path, "", fitting[0].label_column)
+        one = _fit(beside, path, "", fitting[0].label_column) or _fit(beside, path, "", "")
         if one is None or not any(row.label for row in one.kept.values()):
             continue
         problem = _unlike([*fitting, *found], one)

@@ -62,7 +62,7 @@ def refuse_address(place: Path | str) -> None:
     if is_address(str(place)) and not os.path.exists(place):
         scheme, _, rest = shown_address(place).partition("://")
         known = OTHER_NAMES.get(scheme.lower())
-        hint = f"Write it as {known}://{rest}" if known else DOWNLOAD_FIRST
+        hint = f"Write it as '{known}://{rest}'." if known else DOWNLOAD_FIRST
         raise MissingData(f"{shown_address(place)}: is an address, not a path.", hint=hint)
 
 

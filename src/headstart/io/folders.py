@@ -122,10 +122,12 @@ def _take_place(aside: Path, final: Path) -> None:
 
 
 def files_and_bytes(folder: Path, *, without: Callable[[str], bool] = lambda name: False) -> tuple[int, int]:
-    """Return the number of files below a folder, `without` those of some names, and their bytes; links are not
+    """Return the number of files below a folder, `without` files and folders of some names, and their bytes; links are not
     followed."""
-    files = (os.path.join(above, name) for above, _, names in os.walk(folder) for name in names if not without(name))
-    sizes = [os.lstat(file).st_size for file in files]
+    sizes = []
+    for above, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not without(name)]
+        sizes += [os.lstat(os.path.join(above, name)).st_size for name in names if not without(name)]
     return len(sizes), sum(sizes)
 
 

@@ -120,10 +120,10 @@ class _Crew:
 
 
 def _shares(workers: int) -> list[list[int]]:
-    """Divide this process's cores among the workers; the lists are empty where the system has no such function."""
+    """Divide the cores that this process may use among the workers; the lists are empty where no system call does that."""
     if not hasattr(os, "sched_getaffinity") or workers == 1:
         return [[] for _ in range(workers)]
-    return core_shares(sorted(os.sched_getaffinity(0)), workers)
+    return core_shares(sorted(os.sched_getaffinity(0))[: cores()], workers)
 
 
 def core_shares(here: Sequence[int], workers: int) -> list[list[int]]:

@@ -13,6 +13,7 @@ because only its end shows that all of it is safe. Not for reading images in pla
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -286,6 +287,8 @@ class _Extraction:
         self.bytes = 0
         self.left_out: list[str] = []
         self._limits = limits
+        self._made: set[Path] = set()
+        """Folders with the contents of nested archives."""
 
     def write(self, opened: _Opened, contents: Contents, limits: Limits, folder: Path) -> list[Path]:
         """Write the contents into a folder, vetting each entry again; return the nested archives."""
@@ -313,7 +316,8 @@ class _Extraction:
         for place in sorted(inner) if levels else []:
             named = f"{called}: {shown(place.relative_to(aside).as_posix())}"
             stem = _stem(place.name)
-            if os.path.lexists(place.parent / stem):
+            taken = os.path.lexists(place.parent / stem)
+            if taken and place.parent / stem not in self._made:
                 log.warning("%s stays packed: %s, beside it, may be its contents.", named, shown(stem))
                 continue
             with _opened(place, named) as opened:
@@ -321,12 +325,19 @@ class _Extraction:
                 if not contents.files:
                     continue
                 limits, self._limits = self._limits, self._limits.less(contents)
-                folder = place.parent if contents.top == stem else place.parent / stem
+                folder = place.parent if contents.top == stem and not taken else _free(place.parent / stem)
+                self._made |= {place.parent / stem, folder}
                 further = self.write(opened, contents, limits, folder)
             self.files -= 1
             self.bytes -= place.stat().st_size
             place.unlink()
             self.unpack_inner(further, aside, called, levels - 1)
+
+
+def _free(folder: Path) -> Path:
+    """Return the folder, or the first of FOLDER-2, FOLDER-3 ... that is not there."""
+    names = (folder.with_name(f"{folder.name}-{n}") for n in itertools.count(2))
+    return next(name for name in itertools.chain([folder], names) if not os.path.lexists(name))
 
 
 def _is_inner(file: Path) -> bool:

@@ -57,17 +57,22 @@ def check_pack_place(store: Store, data: str) -> None:
             f"{store.url}: is inside the data ({data}), where it would be read as data the next time.",
             hint="Choose an --out outside of it.",
         )
-    for file in store.list():
-        if file.key == MANIFEST:
-            raise WriteError(f"{store.url}: has a pack already; it is not replaced.", hint="Choose another --out.")
-        if file.key != INDEX and not IS_SHARD.fullmatch(file.key) and not is_litter(file.key.split("/")[0]):
+    keys = [file.key for file in store.list() if not is_litter(file.key.split("/")[0])]
+    if MANIFEST in keys:
+        raise WriteError(f"{store.url}: has a pack already; it is not replaced.", hint="Choose another --out.")
+    begun = INDEX in keys  # the first file of a pack: shards without it are somebody else's
+    for key in keys:
+        if key != INDEX and not (begun and IS_SHARD.fullmatch(key)):
             raise WriteError(
-                f"{store.url}: has other files, such as {file.key!r}.", hint="Choose another --out, or an empty one."
+                f"{store.url}: has other files, such as {key!r}.", hint="Choose another --out, or an empty one."
             )
 
 
 def write_pack(dataset: Dataset, store: Store, shard_size: int) -> PackSummary:
-    """Write a dataset's images into a store. Raises `DataError`, `StoreError`, `WriteError`."""
+    """Write a dataset's images into a store: an empty index, the shards, the index, the manifest.
+
+    What is left of a pack that was interrupted is removed first. Raises `DataError`, `StoreError`, `WriteError`.
+    """
     if not len(dataset):
         raise NoImages(f"{dataset.root}: has no images to pack.")
     order = sorted(range(len(dataset)), key=dataset.paths.__getitem__)
@@ -75,6 +80,9 @@ def write_pack(dataset: Dataset, store: Store, shard_size: int) -> PackSummary:
     groups = _group_names(dataset)
     rows: list[PackedRow] = []
     hashes: dict[str, str] = {}
+    for key in [file.key for file in store.list() if IS_SHARD.fullmatch(file.key)]:
+        store.delete(key)  # of a pack that was interrupted
+    store.write(INDEX, b"")
     with bar("Packing", len(dataset)) as advance:
         waiting = order
         while waiting:
@@ -84,9 +92,6 @@ def write_pack(dataset: Dataset, store: Store, shard_size: int) -> PackSummary:
             rows += packed
             waiting = waiting[len(packed) :]
     index = index_bytes(rows)
-    for key in [file.key for file in store.list() if IS_SHARD.fullmatch(file.key)]:
-        if key not in hashes:
-            store.delete(key)  # of a pack that was interrupted
     store.write(INDEX, index)
     manifest = json_bytes({"sha256": dict(sorted({**hashes, INDEX: sha256_bytes(index)}.items()))})
     store.write(MANIFEST, manifest)
