@@ -187,7 +187,7 @@ def test_a_decoder_that_takes_too_long_is_stopped_and_replaced() -> None:
             assert isinstance(found, ImageRefusal)
             assert (found.reason, found.message) == (
                 "too_slow",
-                "The image took more than 0.4 s to decode and was stopped: the server is busy, or its --deadline is too short "
+                "Decoding the image took more than 0.4 s and was stopped: the server is busy, or its --deadline is too short "
                 "for this image.",
             )
         decoded(decoders, jpeg(1))

@@ -145,7 +145,7 @@ SETS = {
     "forced.jpg": (
         1,
         True,
-        "Prediction set: 1, the likeliest class. No class is as probable as the right one usually is.",
+        "Prediction set: 1. It is only the likeliest class: the right class is usually more probable.",
     ),
     "two.jpg": (2, False, "Prediction set: 1 or 2."),
     "nine.jpg": (9, False, "Prediction set: 1, 2, 3, 4, 5, 6, 7, 8 or 1 other."),
@@ -352,7 +352,7 @@ def test_training_images_are_neither_downloaded_nor_embedded(run: Path, tmp_path
         heat, note, near = explained_without_torch(run)
         assert (heat, near) == (None, 0) and note == (
             f"{NO_TORCH} The features of the training images are not in this machine's cache, so no similar ones are shown. "
-            "`headstart explain` computes them; then restart the server."
+            "`headstart explain` computes them, with the same HEADSTART_CACHE; then restart the server."
         )
         assert not list(tmp_path.rglob("*.safetensors"))
         far = shutil.copytree(run, tmp_path / "far")

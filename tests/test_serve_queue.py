@@ -80,7 +80,7 @@ def test_the_pace_is_the_time_between_images_while_others_wait() -> None:
     waiting = queue.put(6)
     with pytest.raises(Overloaded) as refused:
         queue.admission.check(3)
-    assert str(refused.value) == "6 images are waiting, too many to answer 3 more within 2 s"
+    assert str(refused.value) == "3 more images cannot be answered within 2 s, since 6 are waiting"
     queue.admission.check(1)
     queue.take(waiting, after=0.6)
     assert (queue.admission.images, queue.admission.size) == (0, 0)
@@ -92,13 +92,28 @@ def test_a_request_that_is_alone_is_admitted_at_any_pace_and_corrects_it() -> No
         place.hold(images=1)
         with pytest.raises(Overloaded) as refused:
             place.hold(images=8)
-        assert str(refused.value) == "1 image is waiting, too many to answer 8 more within 2 s"
+        assert str(refused.value) == "8 more images cannot be answered within 2 s, since 1 is waiting"
         other.finished()
         place.hold(images=8)
         place.hold(images=8, size=20)
+    with pytest.raises(Overloaded) as refused:  # it left without an answer: the next is tried after ten deadlines
+        queue.put(8)
+    assert str(refused.value) == "8 more images cannot be answered within 2 s, at the present pace"
     for _ in range(60):
+        queue.clock.now += 20
         queue.take(queue.put(8), after=0.8)
-    assert 5 < queue.seconds_for(50) < 10
+    assert queue.seconds_for(50) == pytest.approx(5, rel=1e-2)
+
+
+def test_one_image_beside_a_batch_does_not_get_the_time_of_the_batch() -> None:
+    queue = Queue()
+    for _ in range(60):
+        batch = queue.put(8)
+        queue.clock.now += 0.5
+        single = queue.put()
+        queue.take(single, after=0.08)
+        queue.take(batch, after=0.05)
+    assert 2 < queue.seconds_for(50) < 4
 
 
 @pytest.mark.parametrize("finished", [True, False], ids=["the last was answered", "the last left"])

@@ -370,7 +370,7 @@ def test_one_file_opens_from_a_disk_without_a_network(browser: Any, site: Site) 
     page.give({"one.jpg": data, "two.png": encoded(scene(31), "PNG")})
     assert np.abs(page.probabilities("one.jpg") - site.expected(data)).max() < 0.01
     likeliest = CLASSES[int(site.expected(data).argmax())].replace("\n", " ")
-    unsure = f"Prediction set: {likeliest}, the likeliest class. No class is as probable as the right one usually is."
+    unsure = f"Prediction set: {likeliest}. It is only the likeliest class: the right class is usually more probable."
     assert page.set_sentence("one.jpg") == unsure and "likeliest" not in page.set_sentence("two.png")
     assert page.promise() == PROMISE.format("97.5")
     assert page.probabilities("two.png").sum() == pytest.approx(1, abs=1e-3)

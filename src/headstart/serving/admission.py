@@ -9,8 +9,8 @@ limit is refused at once, instead of waiting for an answer that would come too l
 
 The pace is the usual time from one finished image to the next while others are waiting, in other requests or in the same one;
 time without any image is not part of it, nor is what happens to a request before or after its images are in the server. A
-request that finds no other image in the server is admitted whatever the pace: otherwise one that is too slow by mistake would
-stay so.
+request that finds no other image may take up the whole deadline, and now and then more: otherwise a pace that is too slow by
+mistake would stay so.
 
 A request that is still arriving counts with the bytes received so far, and with no image: otherwise a few slow callers could
 keep everyone else out. Costs microseconds. Not thread-safe: use it from one event loop.
@@ -18,6 +18,7 @@ keep everyone else out. Costs microseconds. Not thread-safe: use it from one eve
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,8 +31,10 @@ ALWAYS_ADMITTED = 4
 SHARE_OF_DEADLINE = 0.4
 """Share of the deadline that waiting may take up, at the pace so far. With 0.8, ten times too many requests left 0.68 of what
 the server can do, since a third of the answers were late; with 0.4 it is 0.80 to 0.87 (LOG.md)."""
-NEWEST = 0.05
-"""Weight of the newest interval in the moving average."""
+KEPT = 0.95
+"""What remains of earlier images' weight in the moving average, for each newer image."""
+TRY_EVERY = 10
+"""Number of deadlines after which a request that is alone is tried again, although it is expected to be late."""
 
 
 class Admission:
@@ -44,13 +47,20 @@ class Admission:
         self.most_images, self.most_bytes, self.seconds = images, size, seconds
         self.images = self.size = 0
         self._clock = clock
-        self._pace = 0.0
+        self._busy = self._done = 0.0
+        """Seconds and images of the intervals so far, older ones with less weight."""
         self._last: float | None = None
+        self._tried = -math.inf
+
+    @property
+    def pace(self) -> float:
+        """Seconds per image; 0 before the first interval."""
+        return self._busy / self._done if self._done else 0.0
 
     @property
     def retry_after(self) -> float:
         """Expected seconds until the images now in the server have been answered; at least 1."""
-        return max(1.0, self.images * self._pace)
+        return max(1.0, self.images * self.pace)
 
     def check(self, images: int = 1, *, own: int = 0) -> None:
         """Raise `Overloaded` if there is no room for `images` more; the same request already holds `own`."""
@@ -59,12 +69,22 @@ class Admission:
             raise Overloaded(
                 f"the queue is full ({self.images} of {self.most_images} images)", retry_after=self.retry_after
             )
-        if others and wanted > ALWAYS_ADMITTED and wanted * self._pace > SHARE_OF_DEADLINE * self.seconds:
-            waiting = "1 image is" if others == 1 else f"{others} images are"
+        share = SHARE_OF_DEADLINE if others else 1.0
+        late = wanted > ALWAYS_ADMITTED and wanted * self.pace > share * self.seconds
+        if late and (others or not self._may_try()):
+            asked = "1 more image" if own + images == 1 else f"{own + images} more images"
+            why = f"since {others} {'is' if others == 1 else 'are'} waiting" if others else "at the present pace"
             raise Overloaded(
-                f"{waiting} waiting, too many to answer {own + images} more within {self.seconds:g} s",
-                retry_after=self.retry_after,
+                f"{asked} cannot be answered within {self.seconds:g} s, {why}", retry_after=self.retry_after
             )
+
+    def _may_try(self) -> bool:
+        """Return True once in `TRY_EVERY` deadlines."""
+        now = self._clock()
+        if now - self._tried < TRY_EVERY * self.seconds:
+            return False
+        self._tried = now
+        return True
 
     def enter(self) -> Place:
         """Return an empty place, to be used in a ``with`` statement."""
@@ -78,8 +98,9 @@ class Admission:
         """Note that images have been answered or refused, to update the pace."""
         now = self._clock()
         if self._last is not None:
-            interval = (now - self._last) / images
-            self._pace += NEWEST * (interval - self._pace) if self._pace else interval
+            kept = KEPT**images
+            self._busy = kept * self._busy + now - self._last
+            self._done = kept * self._done + images
         self._last = now
 
     def leave(self, *, images: int, size: int) -> None:

@@ -148,7 +148,7 @@ def _from_json(body: Body) -> Upload:
     top_k = parameters.get("top_k")
     image = decode_base64(document["inputs"], "inputs")
     if not image:
-        raise RequestRefused(400, "empty", "inputs has no bytes.")
+        raise RequestRefused(400, "empty", "inputs is empty.")
     return Upload(image, None if top_k is None else as_top_k(top_k))
 
 

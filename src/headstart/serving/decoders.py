@@ -116,7 +116,7 @@ class Decoders:
                 if decoder.overdue:
                     return ImageRefusal(
                         "too_slow",
-                        f"The image took more than {self.seconds_each:g} s to decode and was stopped: the server is busy, or "
+                        f"Decoding the image took more than {self.seconds_each:g} s and was stopped: the server is busy, or "
                         "its --deadline is too short for this image.",
                     )
             return ImageRefusal("decoder_crashed", "The image crashed its decoder twice.")
@@ -147,11 +147,13 @@ class Decoders:
         if not decoder.overdue and not decoder.broken and decoder.process.poll() is None:
             return decoder
         decoder.end()
-        self.replaced += 1
         try:
-            return self._start()
+            started = self._start()
         except ServeError as error:
             raise Overloaded(error.message) from error
+        with self._lock:
+            self.replaced += 1
+        return started
 
     def _start(self) -> _Decoder:
         """Start a process. Raises `ServeError`."""

@@ -16,6 +16,7 @@ images, nor for servers that strangers can call: it shows training images.
 from __future__ import annotations
 
 import base64
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,8 +41,9 @@ from headstart.runs.run_folder import RunFolder
 TOP, SMALL, SHOWN = 5, 112, 640
 NO_FEATURES = (
     "The features of the training images are not in this machine's cache, so no similar ones are shown. `headstart explain` "
-    "computes them; then restart the server."
+    "computes them, with the same HEADSTART_CACHE; then restart the server."
 )
+GONE = "The training images cannot be read from where they were, so none are shown."
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,16 @@ class Explainer:
     @cached_property
     def _similar(self) -> tuple[SimilarImages | None, str]:
         """The training images that can be searched, None if there are none; and which are missing, and why."""
-        if store_url(self.run.provenance.source().place):
+        place = self.run.provenance.source().place
+        if store_url(place):
             return None, "The training images are in a bucket, from which this server downloads nothing."
+        if not os.path.exists(place):
+            return None, GONE
         similar, count = SimilarImages.cached(self.run), len(self.run.training_rows)
         if similar is None:
             return None, NO_FEATURES
         if not similar.images.files:
-            return None, "The training images cannot be read from where they were, so none are shown."
+            return None, GONE
         missing = count - similar.searched
         if not missing:
             return similar, ""

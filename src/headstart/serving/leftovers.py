@@ -4,10 +4,11 @@
     await leftovers.discard(scope, body)       before the first byte of a refusal
 
 Many clients read no answer before they have sent everything. If the connection is closed first, they report a broken pipe
-instead of the refusal, and do not see its `Retry-After`. Reading on takes no memory and little time (1 ms per megabyte), but
-keeps the connection for as long as the client sends. So there are limits: on the bytes and seconds of a request, and on how
-many are read at once; beyond them, the refusal is sent at once. So it is to clients that wait for permission to send
-(``Expect: 100-continue``), and to those with little to send, which is on its way before they could read anything.
+instead of the refusal, and do not see its `Retry-After`. Reading on takes no memory and little time (1 ms per megabyte),
+but keeps the connection for as long as the client sends. So there are limits: on the bytes and seconds of a request, and on
+how many are read at once; beyond them, the refusal is sent at once. It is also sent at once to clients that wait for
+permission to send (``Expect: 100-continue``), and to those with little to send, which is on its way before they could read
+anything.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Costs nothing. The token file is read by `read_token`, once, at the start.
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,7 @@ class ServerOptions:
     drain: float = 20.0
     """Seconds to finish accepted requests when stopped."""
     decoders: int = 0
-    """Processes that decode images; 0 for one per core."""
+    """Processes that decode images; 0 for one per core that may be used."""
     explain: str = "auto"
     """Heat maps and similar training images, on the page too: on, off, or auto (off with --allow-host or another --host)."""
 
@@ -57,7 +58,7 @@ class ServerOptions:
             if isinstance(value, bool) or not isinstance(value, int | kind) or not least <= value <= most:
                 raise ServeError(f"{name} {value!r} cannot be used: expected {number} from {least:g} to {most:g}.")
         for name in self.allowed_hosts:
-            if any(each in name for each in "/*@ ") or (":" in name and not (name[0] == "[" and name[-1] == "]")):
+            if not _HOST.fullmatch(name):
                 raise ServeError(
                     f"allow_host {name!r} cannot be used: expected a host name without a scheme, a port or a *.",
                     hint="Separate several names by commas: classifier.example.org,classifier",
@@ -96,6 +97,7 @@ class ServerOptions:
         return int(self.max_body * 1e6)
 
 
+_HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
 _BOUNDS: tuple[tuple[str, type[int] | type[float], float, float], ...] = (
     ("port", int, 0, 65_535),
     ("max_body", float, 0.001, 512),

@@ -249,7 +249,7 @@
     const names = set.slice(0, MOST_IN_SET).map(named), more = set.length - MOST_IN_SET;
     if (more > 0) names.push(more === 1 ? "1 other" : `${more} others`);
     const parts = forced
-      ? [...names, ", the likeliest class. No class is as probable as the right one usually is."]
+      ? [...names, ". It is only the likeliest class: the right class is usually more probable."]
       : set.length === likely.length && set.length > 2
         ? [`any of the ${set.length} classes.`]
         : [...listed(names), "."];

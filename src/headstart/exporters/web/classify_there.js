@@ -49,8 +49,9 @@ class ClassifierThere {
       const seconds = Math.min(60, Math.max(0.2, Number(response.headers.get("Retry-After")) || 1));
       say(`The server is busy: asking again in ${Math.ceil(seconds)} s`);
       await new Promise(resolve => {
+        if (signal.aborted) resolve();
         setTimeout(resolve, seconds * 1000);
-        signal.addEventListener("abort", resolve);
+        signal.addEventListener("abort", resolve, { once: true });
       });
     }
   }
@@ -69,7 +70,8 @@ class ClassifierThere {
 async function refusal(response) {
   const unknown = { error: `The server answers ${response.status}.`, reason: "" };
   try {
-    return { ...unknown, ...await response.json() };
+    const { error, reason } = await response.json();
+    return { error: typeof error === "string" && error || unknown.error, reason };
   } catch {
     return unknown;
   }

@@ -95,7 +95,8 @@ async function checkPng(bytes) {
   for (let at = 8; at + 12 <= bytes.length;) {
     const size = view.getUint32(at), kind = text(bytes, at + 4), content = bytes.subarray(at + 8, at + 8 + size);
     if (kind === "eXIf") exif = content;
-    if (kind === "iTXt" && begins(content, PNG_XMP)) xmp = await pngText(content);
+    if (kind === "iTXt" && begins(content, PNG_XMP)) xmp = await pngText(content, PNG_XMP.length);
+    if (kind === "iTXt" && begins(content, PNG_PROFILE)) profile = fromHex(await pngText(content, PNG_PROFILE.length));
     if (kind === "tEXt" && begins(content, PNG_PROFILE)) profile = fromHex(content.subarray(PNG_PROFILE.length));
     if (kind === "zTXt" && begins(content, PNG_PROFILE)) profile = fromHex(await inflated(content.subarray(PNG_PROFILE.length + 1)));
     at += 12 + size;
@@ -113,10 +114,10 @@ function fromHex(profile) {
 }
 
 /* The text of an iTXt chunk: keyword, compression flag and method, language, translated keyword, text. */
-async function pngText(content) {
-  const language = PNG_XMP.length + 2, translated = content.indexOf(0, language) + 1, at = content.indexOf(0, translated) + 1;
+async function pngText(content, flag) {
+  const language = flag + 2, translated = content.indexOf(0, language) + 1, at = content.indexOf(0, translated) + 1;
   const packed = content.subarray(at);
-  return content[PNG_XMP.length] === 1 ? inflated(packed) : packed;
+  return content[flag] === 1 ? inflated(packed) : packed;
 }
 
 /* What was compressed; nothing if it is damaged. */
