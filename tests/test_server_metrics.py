@@ -102,13 +102,16 @@ def left_so_far(before: Series, after: Series) -> dict[str, float]:
 
 
 def test_callers_who_leave_are_counted_as_499(server: RunningServer, photos: Path) -> None:
-    """During the body; while their image is in the server; and before they read the answer, which cannot be noticed."""
+    """During the body; while their image is in the server; and before they read the answer, which cannot be noticed. All wait
+    until their body is wanted: a request whose connection is closed at once may never reach the application."""
     image, before = (photos / "class0" / "000.jpg").read_bytes(), read(server)
     head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(image)}\r\n".encode()
-    head += b"Authorization: Bearer a-secret-of-some-length\r\n\r\n"
+    head += b"Authorization: Bearer a-secret-of-some-length\r\nExpect: 100-continue\r\n\r\n"
     for part in (image[:100], image[:100], image[:100], image, image, image):
         with server.connect() as connection:
-            connection.sendall(head + part)
+            connection.sendall(head)
+            assert connection.recv(1_000).startswith(b"HTTP/1.1 100")
+            connection.sendall(part)
     until, counted = time.monotonic() + PATIENCE, left_so_far(before, read(server))
     while sum(counted.values()) < 6 and time.monotonic() < until:
         time.sleep(0.02)
