@@ -446,7 +446,8 @@ def test_a_page_that_cannot_be_made_does_not_cost_the_run(tmp_path: Path, caplog
         raise BackboneError("net.a: its weights have changed.")
 
     write_report(tmp_path, unreadable)
-    assert "report.html could not be made: net.a: its weights have changed." in caplog.messages
+    said = "report.html could not be made: net.a: its weights have changed. Try again with `headstart report`."
+    assert said in caplog.messages
 
     def full() -> ReportData:
         raise WriteError("The disk is full.")

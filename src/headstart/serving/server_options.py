@@ -97,7 +97,7 @@ class ServerOptions:
         return int(self.max_body * 1e6)
 
 
-_HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
+_HOST = re.compile(r"[\w.-]+|\[[0-9a-f:.]+\]")
 _BOUNDS: tuple[tuple[str, type[int] | type[float], float, float], ...] = (
     ("port", int, 0, 65_535),
     ("max_body", float, 0.001, 512),
