@@ -38,9 +38,9 @@ def edited_rows(
 ) -> list[dict[str, str]]:
     """The rows of an edited table by column name, in lower case.
 
-    `fits` tells whether a table with these columns is a `what`; `expected` names the columns, `hint` says how to get
-    one. Cells missing at the end of a row are empty: Excel leaves out delimiters where 16 rows have nothing in the last
-    columns (Microsoft KB 77295). Raises `MissingData`, and `error` if it is not such a table.
+    `fits` tells whether a table with these columns is a `what`; `expected` names the columns, `hint` says how to get one.
+    Cells missing at the end of a row are empty: spreadsheets may omit them when they save a table as CSV. Raises
+    `MissingData`, and `error` if it is not such a table.
     """
     lines = _lines(place, what, error)
     header = [name.strip().casefold() for name in lines[0]] if lines else []

@@ -215,7 +215,7 @@ def _read_text(table: Path) -> tuple[list[str], list[list[str]]]:
 def filled_rows(table: Path, lines: Sequence[list[str]]) -> list[list[str]]:
     """The rows, header first, with empty cells at the end of those that are shorter than the header, which is logged.
 
-    Excel omits such cells, where 16 rows have nothing in the last columns (Microsoft KB 77295).
+    Spreadsheets may omit such cells when they save a table as CSV.
     """
     width = len(lines[0])
     short = [n for n, line in enumerate(lines[1:], 2) if len(line) < width]

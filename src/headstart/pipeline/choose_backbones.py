@@ -149,8 +149,8 @@ def _opened(embedder: Embedder, *needed: Images) -> Embedder:
 
 
 def _pace(embedder: Embedder, seconds: float, left: Sequence[Images], clock: Callable[[], float]) -> float:
-    """Return the seconds that a network takes for an image. If those `seconds` were mostly spent on features in the cache,
-    some of the images that are left are timed; 0.0 if all of their features are in the cache."""
+    """Return the seconds per image and network. If the cache had most features, so that `seconds` say little, some of the
+    images that are left are timed; 0.0 if the cache has all of theirs."""
     if embedder.computed >= TIMED * len(embedder.extractors):
         return seconds / embedder.computed
     for images in left:

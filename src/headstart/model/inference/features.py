@@ -70,7 +70,7 @@ class Features(OneLineRepr):
     """Feature vectors of images. `values` float32 (N, D) in the order of `paths`.
 
     `fingerprint` is a SHA-256 over weights, preprocessing and the images' bytes: equal fingerprints mean equal
-    features. `errors` maps unreadable paths to the reason; their rows are zero.
+    features. `errors` maps the paths of images that could not be read, which have no row, to the reason.
     """
 
     values: np.ndarray
