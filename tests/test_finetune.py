@@ -35,20 +35,24 @@ from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.features import FeatureExtractor, embed_images
 from headstart.model.inference.runtime import Runtime
 from headstart.pipeline import approaches, fit
-from headstart.pipeline.approaches import auto_approach, finetune_approach, head_sgd_approach, scratch_approach
+from headstart.pipeline.approaches import (
+    finetune_approach,
+    head_sgd_approach,
+    linear_approach,
+    scratch_approach,
+)
 from headstart.pipeline.approaches.linear_approach import starting_layer
 from headstart.pipeline.candidates import Candidate, weighed
 from headstart.pipeline.choose_backbones import Choice, choose_backbones
-from headstart.pipeline.choose_input import InputChange
 from headstart.pipeline.combine import fit_weights, is_clear_gain
 from headstart.pipeline.fit import resolve_backbones
 from headstart.pipeline.fit_task import FitTask
+from headstart.pipeline.two_inputs import with_two_inputs
 from headstart.runs.run_folder import RunFolder
 from headstart.training.batches import Batch
 from headstart.training.bf16_conv import lighten
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.finetune import between, finetune
-from headstart.training.history import HistoryRow
 from headstart.training.pacing import Deadline
 from headstart.training.passes import Passes, StepPlan, StepResult
 from headstart.training.prepare import (
@@ -270,7 +274,7 @@ def test_interrupted_training_goes_on(
 def test_interrupted_training_goes_on_with_what_it_had_chosen(
     photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Backbones and input depend on the time that is left: the second command would choose others, which do not fit."""
+    """Backbones and their inputs depend on the time that is left: the second command would choose others, which do not fit."""
 
     def another_backbone(extractors: Sequence[FeatureExtractor], *data: Any, **options: Any) -> Choice:
         found = choose_backbones(extractors, *data, **options)
@@ -279,34 +283,35 @@ def test_interrupted_training_goes_on_with_what_it_had_chosen(
     def best(choice: Choice) -> object:
         return choice.extractors[0].backbone
 
-    def another_input(
+    def another_number(
         task: FitTask, extractors: Sequence[FeatureExtractor]
-    ) -> tuple[headstart.Recipe, tuple[FeatureExtractor, ...], list[HistoryRow]]:
-        squashed = tuple(InputChange("resize", "squash").apply(each) for each in extractors)
-        settled = replace(task.recipe, resize="squash", image_scale=1.0, tta="none")
-        name = extractors[0].backbone.name
-        return settled, squashed, [HistoryRow(stage="input", backbone=name, approach="linear", n_images=9, seconds=0.5)]
+    ) -> tuple[tuple[FeatureExtractor, ...], int]:
+        if task.earlier.two_inputs is not None:
+            return with_two_inputs(task, extractors)
+        return with_two_inputs(replace(task, earlier=replace(task.earlier, two_inputs=1)), extractors)
 
     recipe = headstart.Recipe(**QUICK)
     with monkeypatch.context() as otherwise:
         otherwise.setattr(fit, "choose_backbones", another_backbone)
-        otherwise.setattr(auto_approach, "choose_input", another_input)
+        otherwise.setattr(linear_approach, "with_two_inputs", another_number)
         headstart.train(photos, out=tmp_path / "whole", recipe=recipe, weights=tiny_weights)
         with stopped_at_step(5), pytest.raises(Stopped):
             headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
     headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
     whole, resumed = (RunFolder(tmp_path / name).provenance for name in ("whole", "run"))
-    assert resumed.chosen == whole.chosen and resumed.recipe == whole.recipe and resumed.recipe.resize == "squash"
+    assert resumed.chosen == whole.chosen and resumed.recipe == whole.recipe
+    assert resumed.two_inputs == whole.two_inputs == 1
     for name in ("history.csv", "steps.csv"):
         one, two = (
             [{k: v for k, v in row.items() if k != "seconds"} for row in read_csv(tmp_path / folder / name)]
             for folder in ("whole", "run")
         )
         assert one == two
-    one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run"))
-    assert one == two
+    one, two = (sorted((tmp_path / name).rglob("model.safetensors")) for name in ("whole", "run"))
+    assert [file.read_bytes() for file in one] == [file.read_bytes() for file in two] and len(one) > 1
     headstart.train(photos, out=tmp_path / "new", recipe=recipe, weights=tiny_weights)
-    assert RunFolder(tmp_path / "new").provenance.chosen != whole.chosen
+    new = RunFolder(tmp_path / "new").provenance
+    assert new.chosen != whole.chosen and new.two_inputs == 0
 
 
 def test_training_does_not_go_on_with_other_sets(photos: Path, tiny_weights: Path, cache: Path, tmp_path: Path) -> None:

@@ -74,6 +74,14 @@ class Preprocess:
         _expect(len(self.mean) == 3 and len(self.std) == 3, "mean, std", (self.mean, self.std), "three numbers each")
         _expect(all(s > 0 for s in self.std), "std", self.std, "numbers above 0")
 
+    def __str__(self) -> str:
+        """The input in a few words.
+
+        >>> str(Preprocess(image_size=288, resize="squash", tta="flip"))
+        '288 px, squash, flip'
+        """
+        return f"{self.image_size} px, {self.resize}" + (", flip" if self.tta == "flip" else "")
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
         """Invert `as_dict`; unknown keys are an error, so that typing mistakes are not ignored."""

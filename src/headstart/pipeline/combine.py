@@ -36,6 +36,10 @@ all stages cost a little."""
 LEAST_GROUPS = 5
 """Groups of images without which no gain is clear."""
 
+ERRORS_WITH_TWO_INPUTS = 2.0
+"""Standard errors by which a member must fall short to be left out, if some are the second input of a backbone: those help
+more often than another backbone."""
+
 MOST_MEMBERS = 4
 MOST_COLUMNS = 6000
 """Features of all stages are used up to this number: the decomposition of more takes minutes."""
@@ -72,13 +76,14 @@ class Probe:
         nothing, none = np.zeros((0, 0), np.float32), np.zeros(0, np.int64)
         return cls(extractor, features_ND, tuple(block_sizes), nothing, none, np.nan, np.nan, 0.0)
 
-    def row(self, stage: str = "choose") -> HistoryRow:
+    def row(self) -> HistoryRow:
         """Return its row of the history."""
         return HistoryRow(
-            stage=stage,
+            stage="choose",
             backbone=self.extractor.backbone.name,
             approach="linear",
             pooling=self.extractor.pooling,
+            input=str(self.extractor.spec),
             head="lda",
             n_images=len(self.logits_SK),
             loo_log_loss=self.log_loss,
@@ -166,20 +171,22 @@ def is_clear_gain(gain_N: np.ndarray, loss: float, grouped: ImageGroups | None =
     return bool(gain_N.mean() > max(CLEAR_GAIN * loss, standard_error(gain_N, grouped)))
 
 
-def may_gain(gain_N: np.ndarray, loss: float, grouped: ImageGroups | None = None) -> bool:
-    """Return whether a log-loss may fall by `CLEAR_GAIN` of it: the mean fall is at most one standard error below that.
+def may_gain(gain_N: np.ndarray, loss: float, grouped: ImageGroups | None = None, *, errors: float = 1.0) -> bool:
+    """Return whether a log-loss may fall by `CLEAR_GAIN` of it: the mean fall is at most `errors` standard errors below that.
 
     For what is likely to help before anything is measured, as a second member is. See `is_clear_gain` for what is not.
 
     >>> may_gain(np.array([0.4, -0.4, 0.4, -0.4]), 1.0), may_gain(np.array([0.01, 0.01, 0.01, 0.01]), 1.0)
     (True, False)
     """
-    return bool(gain_N.mean() + standard_error(gain_N, grouped) > CLEAR_GAIN * loss)
+    return bool(gain_N.mean() + errors * standard_error(gain_N, grouped) > CLEAR_GAIN * loss)
 
 
-def choose_members(probes: Sequence[Probe], labels_N: np.ndarray, groups_N: np.ndarray | None = None) -> list[Probe]:
+def choose_members(
+    probes: Sequence[Probe], labels_N: np.ndarray, groups_N: np.ndarray | None = None, *, errors: float = 1.0
+) -> list[Probe]:
     """Return the probes to combine, best first: up to `MOST_MEMBERS`, as long as the log-loss of the equally weighted sum
-    may fall (`may_gain`).
+    may fall (`may_gain`, with `errors` standard errors).
 
     Another member nearly always helps, but a few hundred images cannot show it: asked for a clear gain, they ended with
     fewer members, and worse ones. `groups_N` int64 (N,) are equal for images that are not independent.
@@ -192,7 +199,7 @@ def choose_members(probes: Sequence[Probe], labels_N: np.ndarray, groups_N: np.n
     while left and len(chosen) < MOST_MEMBERS:
         sums = [_losses(total_SK + p.logits_SK, labels_S) for p in left]
         best = min(range(len(left)), key=lambda i: sums[i][0])
-        if not may_gain(loss_S - sums[best][1], loss, grouped):
+        if not may_gain(loss_S - sums[best][1], loss, grouped, errors=errors):
             break
         loss, loss_S = sums[best]
         total_SK = total_SK + left[best].logits_SK

@@ -43,9 +43,9 @@ from headstart.model.inference.runtime import Runtime
 from headstart.pipeline.approaches import APPROACHES
 from headstart.pipeline.candidates import Candidate
 from headstart.pipeline.choose_backbones import PART_OF_TIME, choose_backbones, compiled_within, fitting_size
-from headstart.pipeline.choose_input import scaled_size
 from headstart.pipeline.fit_heads import FittedHead
 from headstart.pipeline.fit_task import NO_CHOICES, EarlierChoices, FitTask
+from headstart.pipeline.two_inputs import scaled_size
 from headstart.training.history import HistoryRow
 from headstart.training.ranks import check_shared
 from headstart.training.recipe import Recipe, seconds
@@ -133,7 +133,8 @@ class FitResult:
     validation set from layers fitted without those images, divided by the temperature. `heads` are the closed-form
     heads, in the order of their members, and `finetuned` is the result of gradient descent, None if not part of the
     classifier. `history` has a row per trial. `recipe` includes options that were found during training, and `chosen`
-    names the backbones used, best first: a choice that depends on time. `attempt` is the result of gradient descent that
+    names the backbones used, best first, of which the first `two_inputs` see each image in two ways: both depend on time.
+    `attempt` is the result of gradient descent that
     was tried but not selected, and `why` one sentence on what was compared.
     """
 
@@ -144,6 +145,7 @@ class FitResult:
     history: tuple[HistoryRow, ...]
     recipe: Recipe
     chosen: tuple[str, ...]
+    two_inputs: int = 0
     heads: tuple[FittedHead, ...] = ()
     finetuned: FinetuneResult | None = None
     attempt: FinetuneResult | None = None
@@ -180,6 +182,7 @@ def fit_classifier(task: FitTask, resolved: ResolvedBackbones) -> FitResult:
         history=(*history, *found.history),
         recipe=found.recipe,
         chosen=tuple(extractor.backbone.name for extractor in extractors),
+        two_inputs=found.two_inputs,
         heads=found.candidate.heads,
         finetuned=found.candidate.finetuned,
         attempt=found.attempt,
@@ -244,8 +247,7 @@ def _extractor(backbone: Backbone, image_size: int, recipe: Recipe, ranges: Valu
     size = scaled_size(image_size, recipe.image_scale or 1.0)
     if not APPROACHES[recipe.approach].pretrained:
         backbone = without_weights(backbone.name, image_size=size)
-    tta = "flip" if recipe.tta == "flip" else "none"
-    spec = replace(fitted_spec(backbone, size, recipe.resize, ranges), tta=tta)
+    spec = replace(fitted_spec(backbone, size, recipe.resize, ranges), tta=recipe.tta)
     if recipe.normalize == "unit":
         spec = replace(spec, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     return FeatureExtractor(backbone, spec)

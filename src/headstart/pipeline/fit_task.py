@@ -46,14 +46,14 @@ class EarlierChoices:
     """What repeating a run takes over from it: choices that depended on time or on the machine.
 
     `backbones` are the names of those it chose, best first; `weights` those stored in the run folder itself, by name.
-    `replanned` are the changes to its number of steps, see `training.pacing`; `input` the options of the input that it
-    settled on. From an interrupted run also come its `trials` so far.
+    `replanned` are the changes to its number of steps, see `training.pacing`; `two_inputs` is the number of its backbones
+    with two inputs, None if that is still open. From an interrupted run also come its `trials` so far.
     """
 
     backbones: Sequence[str] = ()
     weights: Mapping[str, Backbone] = field(default_factory=dict)
     replanned: Sequence[tuple[int, int]] = ()
-    input: Mapping[str, Any] = field(default_factory=dict)
+    two_inputs: int | None = None
     trials: Sequence[HistoryRow] = ()
 
 
@@ -65,8 +65,7 @@ NO_CHOICES = EarlierChoices()
 class FitTask:
     """`dataset` with its split, its `images` in the same order, the `recipe`, and the runtime for networks.
 
-    `resume` is the place for snapshots of an interrupted training; None to keep none. `earlier` is what to repeat. With
-    `input_settled`, the input is not searched for again.
+    `resume` is the place for snapshots of an interrupted training; None to keep none. `earlier` is what to repeat.
     """
 
     dataset: Dataset
@@ -76,7 +75,6 @@ class FitTask:
     clock: Clock = field(default_factory=Clock)
     resume: ResumePoint | None = None
     earlier: EarlierChoices = NO_CHOICES
-    input_settled: bool = False
 
     @property
     def seconds_left(self) -> float:

@@ -430,12 +430,12 @@ def _taken(classifier: Classifier, made: Provenance, trials: Sequence[HistoryRow
     A run that recorded the first of several heads only has no other trial marked.
     """
     headed = zip((member.extractor for member in classifier.members), made.heads, strict=False)  # fine-tuned ones last
-    heads = {(e.backbone.name, e.pooling, head.kind, head.strength) for e, head in headed}
+    heads = {(e.backbone.name, str(e.spec), e.pooling, head.kind, head.strength) for e, head in headed}
     return frozenset(
         i
         for i, t in enumerate(trials)
         if (t.stage == "finetune" and made.tuned)
-        or (t.stage == "head" and (t.backbone, t.pooling, t.head, _number(t.strength)) in heads)
+        or (t.stage == "head" and (t.backbone, t.input, t.pooling, t.head, _number(t.strength)) in heads)
     )
 
 

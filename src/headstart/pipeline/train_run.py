@@ -138,12 +138,11 @@ def _train_run(asked: TrainRequest, at_end: ExitStack) -> TrainResult:
     task = FitTask(
         dataset=dataset,
         images=scanned.images,
-        recipe=replace(recipe, **choices.input),
+        recipe=recipe,
         runtime=resolved.runtime,
         clock=clock,
         resume=unfinished,
         earlier=choices,
-        input_settled=bool(choices.input),
     )
     result = fit_classifier(task, resolved)
     if result.finetuned is not None:
@@ -225,8 +224,8 @@ def _interrupted(unfinished: ResumePoint, otherwise: EarlierChoices) -> EarlierC
     if not made:
         return otherwise
     log.info("The unfinished training in %s is resumed with %s.", unfinished.path, few(made["backbones"], 5))
-    trials = [HistoryRow(**row) for row in (*made["trials"], *made.get("input_trials", ()))]
-    return replace(otherwise, backbones=made["backbones"], input=made.get("input", {}), trials=trials)
+    trials = [HistoryRow(**row) for row in made["trials"]]
+    return replace(otherwise, backbones=made["backbones"], two_inputs=made.get("two_inputs"), trials=trials)
 
 
 def _training_log(tuned: FinetuneResult | None, classes: Sequence[str]) -> TrainingLog | None:
@@ -278,6 +277,7 @@ def _provenance(
     return Provenance(
         recipe=result.recipe,
         chosen=result.chosen,
+        two_inputs=result.two_inputs,
         heads=tuple(_head_record(fitted) for fitted in result.heads),
         tuned=_finetune_record(result.finetuned),
         attempt=_finetune_record(result.attempt, speed=False),  # equal runs give byte-identical files

@@ -117,8 +117,9 @@ def kind_of_trial(trial: HistoryRow) -> tuple[str, str, str]:
 
 
 def features_of_trial(trial: HistoryRow) -> str:
-    """Return the name of the backbone, and whether features of all its stages were used."""
-    return f"{trial.backbone}, all stages" if trial.pooling == "stages" else trial.backbone
+    """Return the name of the backbone, its input, and whether features of all its stages were used."""
+    parts = (trial.backbone, trial.input, "all stages" if trial.pooling == "stages" else "")
+    return ", ".join(filter(None, parts))
 
 
 def mistakes(predictions: Predictions) -> list[int]:

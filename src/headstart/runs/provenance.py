@@ -87,13 +87,15 @@ class CopiesRecord:
 class Provenance:
     """How a run was made. `recipe` holds every option as it was used.
 
-    `chosen` are the selected backbones, best first. `heads` are the closed-form heads, in the order of their members, and
+    `chosen` are the selected backbones, best first, and `two_inputs` is how many of the first ones see each image in two
+    ways. `heads` are the closed-form heads, in the order of their members, and
     `tuned` is the gradient training in the classifier, None if not part of it; `attempt` is fine-tuning that was tried and
     not selected, and `why` a sentence on what was compared. `corrections` is None if none were given.
     """
 
     recipe: Recipe
     chosen: tuple[str, ...]
+    two_inputs: int
     heads: tuple[HeadRecord, ...]
     tuned: FinetuneRecord | None
     attempt: FinetuneRecord | None
@@ -138,6 +140,7 @@ class Provenance:
         source = self.data.source
         return {
             "chosen": list(self.chosen),
+            "two_inputs": self.two_inputs,
             "head": _plain(self.head),
             **({"heads": [asdict(head) for head in self.heads]} if len(self.heads) > 1 else {}),
             "tuned": _plain(self.tuned),
@@ -166,8 +169,9 @@ class Provenance:
         heads = read.get("heads", () if head is None else (head,))
         tuned, attempt = (None if read[k] is None else FinetuneRecord.from_json(read[k]) for k in ("tuned", "attempt"))
         return cls(
-            recipe=Recipe.from_dict(read["recipe"]),
+            recipe=_recipe(read["recipe"]),
             chosen=tuple(map(str, read["chosen"])),
+            two_inputs=int(read.get("two_inputs", 0)),
             heads=tuple(HeadRecord(str(each["kind"]), _number(each["strength"])) for each in heads),
             tuned=tuned,
             attempt=attempt,
@@ -193,6 +197,11 @@ def _plain(record: HeadRecord | FinetuneRecord | CorrectionsRecord | None) -> di
         for k, v in values.items()
         if k not in ("images_per_second", "replanned") or v
     }
+
+
+def _recipe(read: Mapping[str, Any]) -> Recipe:
+    """Return the recipe; in older runs, `tta` may be auto, which had been settled as none."""
+    return Recipe.from_dict({**read, "tta": "none"} if read.get("tta") == "auto" else read)
 
 
 def _number(value: float | None) -> float | None:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 class HistoryRow:
     """One configuration tried, a row of `history.csv`. Losses are in nats, lower is better; NaN where not measured.
 
-    `stage` is 'choose' (backbones), 'input' (how images become their input), 'head' (closed-form last layers) or 'finetune'
-    (gradient training, whatever the `approach`). `pooling` says which maps the features are means of, see
-    `Recipe.pooling`; `input` describes an input that was tried. `head` and `strength` belong to closed-form layers;
+    `stage` is 'choose' (backbones and inputs), 'head' (closed-form last layers) or 'finetune' (gradient training, whatever the
+    `approach`). `pooling` says which maps the features are means of, see `Recipe.pooling`; `input` how images become the
+    input of a frozen backbone. `head` and `strength` belong to closed-form layers;
     `wise_ft` is the coefficient of WiSE-FT. Metrics that begin with `loo` are from leave-one-out, those that begin with `cv`
     from cross-validation; images of one group (one patient, copies) are left out together in both.
     """

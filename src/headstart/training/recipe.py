@@ -49,11 +49,11 @@ class Recipe(OneLineRepr):
     their mean side."""
 
     image_scale: float = 0.0
-    """Factor on the image size, such as 1.3; 0 picks 1 or 1.3 by leave-one-out (frozen backbones), or takes 1."""
+    """Factor on the image size, such as 1.3; 0 takes 1, or 1.3 for one of two inputs (frozen backbones)."""
 
     resize: str = "auto"
-    """How an image becomes a square: crop, pad or squash; auto picks by leave-one-out (frozen backbones), or takes the
-    backbone's own."""
+    """How an image becomes a square: crop, pad or squash; auto takes the backbone's own, usually crop, and for a second
+    input (frozen backbones) squash."""
 
     pooling: str = "auto"
     """Features of a frozen backbone: last (its own pooled features), stages (those, and the mean of each stage's feature
@@ -83,9 +83,8 @@ class Recipe(OneLineRepr):
     cutmix: float = 0.0
     """Alpha of cutmix, which pastes a patch of one image into another; 0 turns it off."""
 
-    tta: str = "auto"
-    """Test-time augmentation: none, or flip (averages the image and its mirror image, at twice the cost); auto picks by
-    leave-one-out (frozen backbones), or takes none."""
+    tta: str = "none"
+    """Test-time augmentation: none, or flip (averages the image and its mirror image, at twice the cost)."""
 
     epochs: int = field(default=0, metadata={"section": "Gradient descent (head_sgd, finetune, scratch)"})
     """Passes over the training images; 0 means as many as the budget allows, at most 8 for fine-tuning and 30 otherwise."""
@@ -244,7 +243,7 @@ _CHOICES = {
     "class_weight": CLASS_WEIGHTS,
     "resize": ("auto", "crop", "pad", "squash"),
     "normalize": ("backbone", "unit"),
-    "tta": ("auto", "none", "flip"),
+    "tta": ("none", "flip"),
     "head_init": ("linear", "random"),
     "optimizer": OPTIMIZERS,
     "lr_scheduler": SCHEDULES,

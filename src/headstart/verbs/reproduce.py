@@ -27,7 +27,6 @@ from headstart.io.text_table import few
 from headstart.model.backbones.weights_source import NamedWeights, WeightsSource, as_weights_source
 from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.predictions import Predictions
-from headstart.pipeline.choose_input import INPUT
 from headstart.pipeline.fit_task import EarlierChoices
 from headstart.pipeline.train_run import TrainRequest, TrainResult, train_run
 from headstart.runs.run_folder import CORRECTIONS, NOT_COPIES, SPLIT, RunFolder
@@ -115,18 +114,14 @@ def reproduce(run: Path, *, data: Path | None = None, weights: NamedWeights = We
 
 
 def _earlier(run: RunFolder) -> EarlierChoices:
-    """Return the choices of a run, and the weights in it that are not its own product.
-
-    Its recipe has the input that it used. An option that is still open there (members with different `resize`) was left at
-    each backbone's own value: it is not searched for again, which would depend on time.
-    """
+    """Return the choices of a run that depended on time, and the weights in it that are not its own product."""
     made = run.provenance
     backbones = [member.extractor.backbone for member in run.classifier.members]
     return EarlierChoices(
         backbones=made.chosen,
         weights={backbone.name: backbone for backbone in backbones if not backbone.trained_here},
         replanned=made.tuned.replanned if made.tuned else (),
-        input={name: getattr(made.recipe, name) for name in INPUT},
+        two_inputs=made.two_inputs,
     )
 
 

@@ -61,8 +61,9 @@ class FeatureExtractor:
     pooling: Pooling = "last"
 
     def __str__(self) -> str:
+        resize = f", {self.spec.resize}" if self.spec.resize != self.backbone.preprocess.resize else ""
         stages = ", all stages" if self.pooling == "stages" else ""
-        return f"{self.backbone.name} at {self.spec.image_size} px{stages}"
+        return f"{self.backbone.name} at {self.spec.image_size} px{resize}{stages}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -25,13 +25,14 @@ FINETUNES = options_in("Fine-tuning") - {"n_views"}
 class ApproachResult:
     """The `candidate` to calibrate, a history row per trial, and the recipe with options found during training.
 
-    `attempt` is the result of gradient descent that was tried but not selected; `why`, one sentence on what was
-    compared.
+    `two_inputs` is the number of backbones, of the best ones, that see each image in two ways. `attempt` is the result of
+    gradient descent that was tried but not selected; `why`, one sentence on what was compared.
     """
 
     candidate: Candidate
     history: tuple[HistoryRow, ...]
     recipe: Recipe
+    two_inputs: int = 0
     attempt: FinetuneResult | None = None
     why: str = ""
 

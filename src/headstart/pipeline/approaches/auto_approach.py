@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from headstart.errors import (
     BackboneError,
@@ -20,7 +20,6 @@ from headstart.pipeline.approaches.finetune_approach import MODE, starting_point
 from headstart.pipeline.approaches.gradient import fit_network, training_deadline
 from headstart.pipeline.approaches.linear_approach import APPROACH as LINEAR
 from headstart.pipeline.candidates import weighed
-from headstart.pipeline.choose_input import INPUT, choose_input
 from headstart.pipeline.fit_task import FitTask
 from headstart.training.recipe import Recipe, seconds
 
@@ -49,14 +48,10 @@ class Auto:
 
     def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:
         """See `Approach.fit`. If fine-tuning fails, the linear classifier is the result."""
-        recipe, extractors, tried = choose_input(task, extractors)
-        task = replace(task, recipe=recipe, input_settled=True).noting(
-            input={name: getattr(recipe, name) for name in INPUT}, input_trials=[asdict(row) for row in tried]
-        )
         linear = LINEAR.fit(task.with_recipe(approach="linear"), extractors)
-        linear = replace(linear, history=(*tried, *linear.history))
-        if "+" in recipe.backbone or not _has_time(task):
+        if "+" in task.recipe.backbone or not _has_time(task):
             return linear
+        task = task.noting(two_inputs=linear.two_inputs)
         tuning, start = starting_point(task.with_recipe(approach="finetune"), extractors[0])
         try:
             trained = fit_network(tuning, extractors[0], MODE, start)
@@ -73,7 +68,8 @@ class Auto:
             if trained.candidate.finetuned is not None:
                 trained.candidate.finetuned.discard()
             return replace(linear, history=history, attempt=trained.candidate.finetuned, why=why)
-        return ApproachResult(chosen, history, replace(trained.recipe, approach="auto"), why=why)
+        recipe = replace(trained.recipe, approach="auto")
+        return ApproachResult(chosen, history, recipe, two_inputs=linear.two_inputs, why=why)
 
 
 def _has_time(task: FitTask) -> bool:

@@ -14,10 +14,18 @@ from headstart.model.inference.classifier import EnsembleMember
 from headstart.model.inference.features import FeatureExtractor
 from headstart.pipeline.approaches.approach import TRAINS, ApproachResult
 from headstart.pipeline.candidates import Candidate
-from headstart.pipeline.choose_input import choose_input
-from headstart.pipeline.combine import Probe, choose_members, fit_weights, probe_poolings, report
+from headstart.pipeline.combine import (
+    ERRORS_WITH_TWO_INPUTS,
+    MOST_MEMBERS,
+    Probe,
+    choose_members,
+    fit_weights,
+    probe_poolings,
+    report,
+)
 from headstart.pipeline.fit_heads import fit_best_head, refit_on
 from headstart.pipeline.fit_task import FitTask
+from headstart.pipeline.two_inputs import with_two_inputs
 from headstart.training.history import HistoryRow
 from headstart.training.recipe import Recipe
 
@@ -41,19 +49,26 @@ class Linear:
 
     def fit(self, task: FitTask, extractors: tuple[FeatureExtractor, ...]) -> ApproachResult:
         """See `Approach.fit`."""
-        recipe, extractors, tried = choose_input(task, extractors)
-        members, weights, history = _choose(task, extractors)
+        extractors, two_inputs = with_two_inputs(task, extractors)
+        members, weights, history = _choose(task, extractors, two_inputs)
         found = [_fit_member(task, member, weight) for member, weight in zip(members, weights, strict=True)]
         task.clock.lap("fit")
         candidate = reduce(Candidate.plus, (each for each, _ in found))
         rows = (row for _, each in found for row in each)
-        return ApproachResult(candidate, (*tried, *history, *rows), recipe)
+        return ApproachResult(candidate, (*history, *rows), task.recipe, two_inputs)
 
 
 def _choose(
-    task: FitTask, extractors: tuple[FeatureExtractor, ...]
+    task: FitTask, extractors: tuple[FeatureExtractor, ...], two_inputs: int
 ) -> tuple[list[Probe], tuple[float, ...], list[HistoryRow]]:
-    """Return the features to use and their weights, and a row per trial; all backbones if the recipe joins them by +."""
+    """Return the features to use and their weights, and a row per trial; all backbones if the recipe joins them by +.
+
+    The first `two_inputs` backbones have two extractors each; if these are as many as there may be members, the others are
+    left out.
+    """
+    joined = "+" in task.recipe.backbone
+    if two_inputs and not joined:
+        extractors = extractors[:MOST_MEMBERS]
     wide = tuple(replace(each, pooling="last" if task.recipe.pooling == "last" else "stages") for each in extractors)
     features, sizes = task.embed_blocks(wide)
     task.clock.lap("embed")
@@ -67,7 +82,8 @@ def _choose(
         for each, x, size in zip(wide, features, sizes, strict=True)
     ]
     best = [found[0] for found in probes]
-    chosen = best if "+" in task.recipe.backbone else choose_members(best, labels_N, groups_N)
+    errors = ERRORS_WITH_TWO_INPUTS if two_inputs else 1.0
+    chosen = best if joined else choose_members(best, labels_N, groups_N, errors=errors)
     weights = fit_weights([p.logits_SK for p in chosen], labels_N[chosen[0].scored_S]) if len(chosen) > 1 else (1.0,)
     tried = [p for found in probes for p in found]
     report(chosen, weights)
