@@ -25,7 +25,7 @@ from headstart.images.preprocess import Preprocess
 from headstart.io.files import sha256_bytes
 from headstart.model.backbones.registry import Backbone, at_hand
 from headstart.model.backbones.weights_source import WeightsSource
-from headstart.model.inference.engines import choose_runtime, features_key, network_key
+from headstart.model.inference.engines import choose_runtime, features_key
 from headstart.model.inference.features import Embedder, FeatureExtractor, FeatureStore
 from headstart.model.inference.runtime import Runtime
 from headstart.pipeline.choose_backbones import (
@@ -405,7 +405,7 @@ def test_cache_keys_are_equal_when_all_that_features_depend_on_is(one: dict, oth
 
 
 def key_of(v: dict) -> str:
-    """The network key of a variant; the backbone's name and place must not matter."""
+    """The key of a variant's features; the backbone's name and place must not matter."""
     backbone = Backbone(
         str(np.random.random()),
         v["architecture"],
@@ -419,7 +419,7 @@ def key_of(v: dict) -> str:
         "anywhere",
     )
     spec = Preprocess(image_size=v["size"], crop_pct=v["crop_pct"])
-    return network_key(backbone, spec, replace(PLAN, precision=v["precision"]))
+    return features_key(backbone, spec, replace(PLAN, precision=v["precision"]))
 
 
 def test_a_recipe_comes_back_from_its_own_dictionary() -> None:

@@ -25,7 +25,7 @@ from headstart.images.preprocess import read_pixels
 from headstart.io.files import sha256_file
 from headstart.model.backbones.registry import Backbone, find_backbone
 from headstart.model.backbones.weights_source import WeightsSource
-from headstart.model.inference.engines import ENGINES, network_key, open_network
+from headstart.model.inference.engines import ENGINES, features_key, network_key, open_network
 from headstart.model.inference.features import FeatureExtractor, embed_images
 from headstart.model.inference.runtime import Runtime
 from headstart.runs.saved_classifier import timm_config
@@ -325,12 +325,14 @@ def _with_one_weight_changed(weights: Path, folder: Path) -> Path:
     return folder
 
 
-def test_a_key_is_made_of_all_that_features_depend_on(view: FeatureExtractor) -> None:
+def test_features_are_kept_by_all_that_they_depend_on(view: FeatureExtractor) -> None:
     spec = view.spec.as_dict()
     changed = {"image_size": 72, "resize": "pad", "crop_pct": 0.8, "interpolation": "bilinear", "mean": (0.4,) * 3}
     specs = [view.spec, *(Preprocess.from_dict({**spec, k: v}) for k, v in {**changed, "std": (0.3,) * 3}.items())]
-    keys = [network_key(view.backbone, s, plan) for s in specs for plan in (F32, BF16)]
+    keys = [features_key(view.backbone, s, plan) for s in specs for plan in (F32, BF16)]
     assert len(set(keys)) == 14
+    graphs = {network_key(view.backbone, s, F32) for s in specs}
+    assert len(graphs) == 4  # one for each size, mean and std: how images become pixels makes no other network
 
 
 # ---------------------------------------------------------------------------------------------- predict and evaluate

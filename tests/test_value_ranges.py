@@ -258,7 +258,7 @@ def test_a_spec_keeps_its_ranges_and_old_specs_have_none() -> None:
     assert spec.as_dict()["ranges"] == {"integers": [0, 4_095]}
     assert Preprocess.from_dict(spec.as_dict()) == spec
     assert "ranges" not in Preprocess().as_dict()
-    assert spec.network_dict() == Preprocess().as_dict()
+    assert spec.network_dict() == Preprocess().network_dict()
     assert spec.geometry() != Preprocess().geometry()
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ def sampled(how: Image.Resampling) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def resized_by(**changes: Any) -> Callable[[np.ndarray], np.ndarray]:
-    spec = Preprocess(**{**SPEC.network_dict(), **changes})
+    spec = replace(SPEC, **changes)
     return lambda decoded: pillow_resize(decoded, PixelContract.of(spec).as_dict())
 
 

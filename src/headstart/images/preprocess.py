@@ -92,12 +92,16 @@ class Preprocess:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON; without `ranges` if there are none."""
-        ranges = {"ranges": self.ranges.as_dict()} if self.ranges != ValueRanges() else {}
-        return self.network_dict() | ranges
+        values = asdict(self)
+        if self.ranges == ValueRanges():
+            del values["ranges"]
+        else:
+            values["ranges"] = self.ranges.as_dict()
+        return values
 
     def network_dict(self) -> dict[str, Any]:
-        """Return the values that a compiled network depends on: those of `as_dict` without `ranges`."""
-        return {name: value for name, value in asdict(self).items() if name != "ranges"}
+        """Return the values that a compiled network depends on; the others only determine its pixels."""
+        return {name: getattr(self, name) for name in ("image_size", "mean", "std", "tta")}
 
     def scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
         """Return what turns pixels (N, 3, S, S) of 0 to 255 into a network's input: times the first, plus the second.

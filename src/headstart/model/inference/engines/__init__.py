@@ -139,7 +139,8 @@ def runtime_in_effect(runtime: Runtime) -> Runtime:
 
 
 def network_key(backbone: Backbone, spec: Preprocess, runtime: Runtime) -> str:
-    """Hash what a network depends on: weights, input spec, precision, engine and its version. See `features_key`."""
+    """Hash what a network depends on: weights, size and scale of its input, precision, engine and its version. See
+    `features_key`."""
     members = {
         "weights": backbone.content or backbone.sha256,
         "architecture": backbone.architecture,
@@ -153,9 +154,8 @@ def network_key(backbone: Backbone, spec: Preprocess, runtime: Runtime) -> str:
 
 
 def features_key(backbone: Backbone, spec: Preprocess, runtime: Runtime) -> str:
-    """Hash what features depend on besides the image: the network, how images are decoded, and the ranges of those of
-    more than 8 bits."""
-    members = [network_key(backbone, spec, runtime), PIXELS_VERSION, spec.ranges.as_dict()]
+    """Hash what features depend on besides the image: the network, and how images are decoded and resized."""
+    members = [network_key(backbone, spec, runtime), PIXELS_VERSION, spec.as_dict()]
     return sha256_bytes(json.dumps(members, sort_keys=True).encode())[:32]
 
 
