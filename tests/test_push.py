@@ -208,9 +208,11 @@ def test_a_card_leaves_out_figures_that_are_undefined(runs: dict[str, Path], tmp
 def test_several_backbones_are_not_one_network(runs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ExportError) as caught:
         hub_folder(runs["ensemble"], tmp_path / "hub")
+    names = ", ".join(str(member.extractor) for member in headstart.load_classifier(runs["ensemble"]).members)
     assert str(caught.value) == (
-        f"{runs['ensemble']}: combines 2 backbones (mobilenetv2_050.a, mobilenetv2_050.b), and a model repository holds "
-        "one network.\n  Export it `--to onnx`, which makes them one graph, or train with one of them: --backbone NAME."
+        f"{runs['ensemble']}: combines 2 networks ({names}), and a model repository holds one.\n"
+        "  Export it `--to onnx`, which makes them one graph, or train with one of them and one input: --backbone NAME "
+        "--resize crop."
     )
     assert not (tmp_path / "hub").exists()
 

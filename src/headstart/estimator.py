@@ -52,8 +52,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         backbone: A timm name; join several with + to fuse them; auto combines up to four with available weights.
         approach: linear (a head fitted on the frozen backbone), finetune, head_sgd, scratch, or auto.
         image_size: Side of the input square in pixels; 0 uses the backbone's own, or less if the images are smaller.
-        resize: How an image becomes a square: crop, pad or squash; auto picks by leave-one-out, or takes the backbone's
-            own.
+        resize: How an image becomes a square: crop, pad or squash; auto takes the backbone's own, usually crop, and for a
+            second input (frozen backbones) squash.
         head: Kind of head: ridge, lda, logistic, blend or ncm; auto picks by validation.
         class_weight: None, or "balanced": weight classes inversely to their number of images (the recipe's
             `class_weight`, where None is "none").

@@ -123,10 +123,11 @@ def hub_contents(run: RunFolder) -> dict[str, bytes | Path]:
 def _only_member(run: RunFolder) -> EnsembleMember:
     members = run.classifier.members
     if len(members) > 1:
-        names = [member.extractor.backbone.name for member in members]
+        names = [str(member.extractor) for member in members]
         raise ExportError(
-            f"{run.path}: combines {len(members)} backbones ({few(names, 4)}), and a model repository holds one network.",
-            hint="Export it `--to onnx`, which makes them one graph, or train with one of them: --backbone NAME.",
+            f"{run.path}: combines {len(members)} networks ({few(names, 4)}), and a model repository holds one.",
+            hint="Export it `--to onnx`, which makes them one graph, or train with one of them and one input: --backbone NAME "
+            "--resize crop.",
         )
     return members[0]
 
