@@ -252,13 +252,14 @@ def test_interrupted_training_goes_on(
     with stopped_at_step(5), pytest.raises(Stopped):
         headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=tiny_weights)
     assert (tmp_path / "run.unfinished").is_file() and not (tmp_path / "run").exists()
-    other = headstart.Recipe(approach="finetune", backbone="test_resnet.a", **{**QUICK, "batch_size": 9})
+    other = headstart.Recipe(approach="finetune", backbone="test_resnet.a", lr=1e-3, batch_size=9)
     with pytest.raises(UnfinishedTraining) as refused:
         headstart.train(photos, out=tmp_path / "run", recipe=other, weights=tiny_weights)
     assert str(refused.value).startswith(
         f"{tmp_path / 'run.unfinished'}: an unfinished training run is in the way, and this one differs from it:\n"
     )
-    assert "batch_size: 8 -> 9" in str(refused.value) and "--restart" in str(refused.value)
+    assert "batch_size: 8 -> 9\n    epochs: 2 -> 0 (default)\n" in str(refused.value)
+    assert "--restart" in str(refused.value)
     caplog.set_level("INFO", logger="headstart")
     with pytest.raises(UnfinishedTraining, match="approach: finetune -> linear\n"):
         linear = headstart.Recipe(approach="linear", backbone="test_resnet.a")

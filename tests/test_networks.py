@@ -309,6 +309,9 @@ def test_tuned_backbones(tmp_path: Path) -> None:
     assert new.model_args == (("architecture", "test_vit"), ("hidden", (16,)), ("img_size", 96))
     assert isinstance(build(new, image_size=96), HeadstartTop)
     assert new.origin == "trained here from test_vit (random weights)"
+    assert str(FeatureExtractor(new, new.preprocess)).endswith(" px, trained from scratch")
+    again = tuned(replace(new, origin="hub"), file)
+    assert str(FeatureExtractor(again, new.preprocess)).endswith(" px, fine-tuned")
     with pytest.raises(BadWeights, match="these are not the weights of test_vit"):
         build(tuned(found, file, image_size=96))
 

@@ -234,7 +234,7 @@ def _row(candidate: TrialConfig, outcome: TrialResult, place: TrialContext) -> C
     weights = [backbone.weights for backbone in backbones if backbone.weights is not None]
     return replace(
         row,
-        backbones="+".join(backbone.name for backbone in backbones),
+        backbones="+".join(dict.fromkeys(backbone.name for backbone in backbones)),
         metrics=run.metrics.test,
         parameters=sum(parameter_count(read_header(file)) for file in weights),
         file_bytes=sum(file.stat().st_size for file in weights),

@@ -356,9 +356,7 @@ def _suspects(known: _ReportImages, classifier: Classifier) -> tuple[tuple[Suspe
 
     dataset = known.dataset
     frozen = [
-        x
-        for x, p in zip(known.features, classifier.members, strict=True)
-        if not _trained_here(p.extractor.backbone.origin)
+        x for x, p in zip(known.features, classifier.members, strict=True) if not p.extractor.backbone.trained_here
     ]
     if not frozen:
         return None, (
@@ -381,11 +379,6 @@ def _suspects(known: _ReportImages, classifier: Classifier) -> tuple[tuple[Suspe
         )
         for i, k, quality in zip(labelled[found.order], found.suggested, found.label_quality, strict=True)
     ), ""
-
-
-def _trained_here(origin: str) -> bool:
-    """Return whether a backbone's weights come from `training.finetune`."""
-    return origin.startswith("trained here from")
 
 
 def _groups(dataset: Dataset) -> tuple[tuple[str, ...], ...]:

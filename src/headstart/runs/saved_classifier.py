@@ -24,7 +24,7 @@ from headstart.images.preprocess import Preprocess
 from headstart.io.files import cache_dir, read_json, sha256_bytes, sha256_file, write_bytes, write_cache, write_json
 from headstart.io.progress import log
 from headstart.model.backbones.config import STAGED
-from headstart.model.backbones.registry import TRAINED_HERE, Backbone
+from headstart.model.backbones.registry import RANDOM, TRAINED_HERE, Backbone
 from headstart.model.backbones.weights import is_classifier, read_header
 from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.classifier import Calibration, Classifier, EnsembleMember
@@ -66,7 +66,7 @@ def origin_without_path(origin: str) -> str:
     >>> origin_without_path("trained here from resnet50 (/home/anna/weights.safetensors)")
     'trained here from resnet50'
     """
-    if "hub: " in origin:
+    if "hub: " in origin or origin.endswith(f"({RANDOM})"):
         return origin
     return origin.partition(" (")[0] if origin.startswith(TRAINED_HERE) else ""
 

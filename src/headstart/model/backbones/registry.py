@@ -58,6 +58,7 @@ STARTER_MB = 15
 
 
 TRAINED_HERE = "trained here from "
+RANDOM = "random weights"
 """Beginning of the origin of weights that headstart has trained."""
 
 
@@ -81,6 +82,13 @@ class Backbone:
     def trained_here(self) -> bool:
         """Whether its weights were trained by headstart, starting from those of the same name."""
         return self.origin.startswith(TRAINED_HERE)
+
+    @property
+    def training(self) -> str:
+        """How headstart trained its weights: fine-tuned, trained from scratch, or '' if it did not."""
+        if not self.trained_here:
+            return ""
+        return "trained from scratch" if self.origin.endswith(f"({RANDOM})") else "fine-tuned"
 
 
 @dataclass(frozen=True)
@@ -217,7 +225,7 @@ def without_weights(name: str, *, image_size: int = 0, **model_args: Any) -> Bac
         preprocess=preprocess,
         licence="none",
         feature_dim=None,
-        origin="random weights",
+        origin=RANDOM,
     )
 
 

@@ -61,9 +61,10 @@ class FeatureExtractor:
     pooling: Pooling = "last"
 
     def __str__(self) -> str:
-        resize = f", {self.spec.resize}" if self.spec.resize != self.backbone.preprocess.resize else ""
-        stages = ", all stages" if self.pooling == "stages" else ""
-        return f"{self.backbone.name} at {self.spec.image_size} px{resize}{stages}"
+        resize = self.spec.resize if self.spec.resize != self.backbone.preprocess.resize else ""
+        stages = "all stages" if self.pooling == "stages" else ""
+        parts = (f"{self.backbone.name} at {self.spec.image_size} px", resize, stages, self.backbone.training)
+        return ", ".join(filter(None, parts))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
