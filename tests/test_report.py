@@ -380,7 +380,12 @@ def test_report_without_some_images_counts_them_and_says_so(trained: tuple[Path,
         (there / "train" / "class0" / name).unlink()
     whole, part = (run_report(RunFolder(run), place, heat=False) for place in (data, there))
     assert part.balance == whole.balance and part.balance["class0"]["train"] > 3
-    assert (part.groups, part.labels, part.sides, part.costs) == (whole.groups, whole.labels, whole.sides, whole.costs)
+    assert (part.groups, part.labels, part.splits, part.costs) == (
+        whole.groups,
+        whole.labels,
+        whole.splits,
+        whole.costs,
+    )
     sentence = "3 images of the run are missing or changed, and are not shown; counts and figures include them."
     assert part.missing["images"] == sentence and "images" not in whole.missing
     said = report(run, data=there, out=tmp_path / "page.html", heat=False)

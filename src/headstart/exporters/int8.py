@@ -137,7 +137,7 @@ def try_int8(
         graphs[preset] = quantised(read_ir(*network), pixels, preset)
     networks = {name: _FastNetwork(graph, inputs) for name, graph in graphs.items()}
     logits, kept = _logits(networks, images, inputs)
-    val, test = (np.flatnonzero(kept.sets_N == side) for side in ("val", "test"))
+    val, test = (np.flatnonzero(kept.sets_N == name) for name in ("val", "test"))
     labels_N = kept.labels_N
     best = min(PRESETS, key=lambda preset: _log_loss(logits[preset][val], labels_N[val]))
     fitted = _refitted(logits["float"][val], logits[best][val], labels_N[val], kept.groups_N[val], own)

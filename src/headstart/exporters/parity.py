@@ -457,8 +457,8 @@ def _path(measured: Measured, fitted: ExportCalibration, classifier: Classifier,
     clear_N = np.diff(np.sort(softmax(run_NK), axis=1)[:, -2:])[:, 0] >= CLEAR
     flips, clear = (wilson(int(each.sum()), len(images)) for each in (flipped_N, flipped_N & clear_N))
     bare = PathParity(len(images), flips, clear, images.own)
-    side = "test" if (images.sets_N == "test").any() else "val"
-    rows = np.flatnonzero((images.sets_N == side) & (images.labels_N >= 0))
+    judged = "test" if (images.sets_N == "test").any() else "val"
+    rows = np.flatnonzero((images.sets_N == judged) & (images.labels_N >= 0))
     if not len(rows):
         return bare
     labels_N, groups_N = images.labels_N[rows], images.groups_N[rows]
@@ -468,8 +468,8 @@ def _path(measured: Measured, fitted: ExportCalibration, classifier: Classifier,
     pairs = {
         pair.metric: pair for pair in differences(["export", "run"], right_NT, loss_NT, groups=groups_N, seed=seed)
     }
-    compared_only = replace(bare, accuracy=pairs["accuracy"], log_loss=pairs["log_loss"], judged_on=side)
-    if side == "val":
+    compared_only = replace(bare, accuracy=pairs["accuracy"], log_loss=pairs["log_loss"], judged_on=judged)
+    if judged == "val":
         return compared_only
     of_each = {
         who: compute_metrics(each, labels_N, classifier.classes, groups=groups_N, seed=seed)

@@ -58,10 +58,12 @@ class ParityImages:
         return ParityImages(self.images.take(chosen), *each, self.about)
 
 
-def parity_images(run: RunFolder, data: Path | None, most: int, sides: Sequence[str] = ("val", "test")) -> ParityImages:
+def parity_images(
+    run: RunFolder, data: Path | None, most: int, splits: Sequence[str] = ("val", "test")
+) -> ParityImages:
     """Return up to `most` images of the validation set and as many of the test set, or rendered ones if there are none.
 
-    `sides` are the sets to take them from. `data` is where the images are now, by default where they were.
+    `splits` are the sets to take them from. `data` is where the images are now, by default where they were.
     Raises `DataError` if none is in `data`.
     """
     source = run.provenance.source(data)
@@ -73,7 +75,7 @@ def parity_images(run: RunFolder, data: Path | None, most: int, sides: Sequence[
         log.info("The run's images are no longer at %s.", plain(source.where))
         return _rendered(most, "The run's images are no longer where they were")
     file_of = {path: opened.file(i) for i, path in enumerate(opened.paths)}
-    rows = [row for side in sides for row in _some(run.split, side, most) if row.path in file_of]
+    rows = [row for split in splits for row in _some(run.split, split, most) if row.path in file_of]
     images = Images.inspect([file_of[row.path] for row in rows])
     same = [i for i in images.usable if images.sha256s[i] == rows[i].sha256]
     if not same:
@@ -95,17 +97,17 @@ def parity_images(run: RunFolder, data: Path | None, most: int, sides: Sequence[
     )
 
 
-def _some(rows: Sequence[SplitRow], side: str, most: int) -> list[SplitRow]:
+def _some(rows: Sequence[SplitRow], split: str, most: int) -> list[SplitRow]:
     """Return up to `most` images of a set, chosen by their hashes, so that the sample is always the same."""
-    return sorted((row for row in rows if row.split == side and row.label), key=lambda row: row.sha256)[:most]
+    return sorted((row for row in rows if row.split == split and row.label), key=lambda row: row.sha256)[:most]
 
 
 def _about(kept: Sequence[SplitRow], run: RunFolder) -> str:
     names = {"val": "validation", "test": "test"}
     parts = []
-    for side, name in names.items():
-        found = sum(row.split == side for row in kept)
-        total = sum(row.split == side and bool(row.label) for row in run.split)
+    for split, name in names.items():
+        found = sum(row.split == split for row in kept)
+        total = sum(row.split == split and bool(row.label) for row in run.split)
         parts += [f"{found:,} of {total:,} {name} images" if found < total else f"all {found:,} {name} images"] * (
             found > 0
         )

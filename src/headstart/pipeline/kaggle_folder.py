@@ -166,8 +166,8 @@ def _open(place: Path) -> tuple[Dataset, str]:
 def _class_folders(place: Path, dataset: Dataset) -> str:
     if not dataset.classes:
         return f"{place}: no labels were recognised."
-    sides = [side for side in ("train", "val", "test") if (dataset.split == side).any()]
-    where = f" in the folders {few(sides)}" if sides else ""
+    sets = [name for name in ("train", "val", "test") if (dataset.split == name).any()]
+    where = f" in the folders {few(sets)}" if sets else ""
     return (
         f"{place}: the labels are the names of the class folders{where} ({few([plain(c) for c in dataset.classes])})."
     )

@@ -97,13 +97,13 @@ def training_report(
 
     With `heat`, mistakes have heat maps if gradient descent was tried: torch is loaded then, and they take seconds.
     """
-    classifier, made, judged = record.classifier, record.provenance, result.dataset.split == metrics.side
+    classifier, made, judged = record.classifier, record.provenance, result.dataset.split == metrics.split
     bare = ReportData(
         **_of_tables(result.dataset),
         title=_title(source, classifier),
         predictions=_judged(predictions.take(judged)),
         metrics=metrics.judged,
-        side=metrics.side,
+        split=metrics.split,
         groups_N=result.dataset.groups[judged],
         val=metrics.val if metrics.test else None,
         facts=_facts(classifier, made),
@@ -132,7 +132,7 @@ def evaluation_report(
     source: DataSource,
     predictions: Predictions,
     metrics: Metrics,
-    side: str,
+    split: str,
     known: int,
     dataset: Dataset,
 ) -> ReportData:
@@ -153,7 +153,7 @@ def evaluation_report(
         title=f"{_title(source, run.classifier)}: evaluation",
         predictions=judged,
         metrics=metrics,
-        side=side,
+        split=split,
         known=known,
         groups_N=dataset.groups[[place[path] for path in judged.paths]],
         facts=_facts(run.classifier, run.provenance),
@@ -176,7 +176,7 @@ def run_report(run: RunFolder, data: Path | None, *, heat: bool) -> ReportData:
         title=_title(source, classifier),
         predictions=predictions,
         metrics=run.metrics.judged,
-        side=run.metrics.side,
+        split=run.metrics.split,
         groups_N=np.array([group.get(path, -1 - i) for i, path in enumerate(predictions.paths)], np.int64),
         val=run.metrics.val if run.metrics.test else None,
         facts=_facts(classifier, made),
@@ -217,7 +217,7 @@ def _of_tables(dataset: Dataset) -> dict[str, Any]:
         "balance": sides_of(dataset.classes, dataset.labels, dataset.split),
         "groups": _groups(dataset),
         "labels": {path: dataset.label_name(i) for i, path in enumerate(dataset.paths)},
-        "sides": {path: str(side) for path, side in zip(dataset.paths, dataset.split, strict=True)},
+        "splits": {path: str(split) for path, split in zip(dataset.paths, dataset.split, strict=True)},
     }
 
 
@@ -375,7 +375,7 @@ def _suspects(known: _ReportImages, classifier: Classifier) -> tuple[tuple[Suspe
             label=dataset.label_name(i),
             suggested=dataset.classes[k],
             label_quality=float(quality),
-            side=str(dataset.split[i]),
+            split=str(dataset.split[i]),
         )
         for i, k, quality in zip(labelled[found.order], found.suggested, found.label_quality, strict=True)
     ), ""

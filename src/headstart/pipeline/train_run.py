@@ -150,7 +150,7 @@ def _train_run(asked: TrainRequest, at_end: ExitStack) -> TrainResult:
     classifier = result.classifier
     classes = dataset.classes
     predictions = _predict(result, dataset, tested=tested)
-    val_N, test_N = (dataset.groups[dataset.split == side] for side in ("val", "test"))
+    val_N, test_N = (dataset.groups[dataset.split == name] for name in ("val", "test"))
     val = compute_metrics(result.val_logits_NK, result.val_labels_N, classes, groups=val_N, seed=recipe.seed)
     judged = _labelled(predictions, dataset, "test")
     test = compute_metrics(*judged, classes, groups=test_N, seed=recipe.seed) if tested else None
@@ -258,14 +258,14 @@ def _predict(result: FitResult, dataset: Dataset, *, tested: bool) -> Prediction
     )
 
 
-def _reported(predictions: Predictions, dataset: Dataset, scanned: ScannedDataset, side: str) -> Predictions:
+def _reported(predictions: Predictions, dataset: Dataset, scanned: ScannedDataset, split: str) -> Predictions:
     """Return the content of `predictions.csv`: one set, unlabelled images, and the names of unreadable ones."""
-    held = predictions.take((dataset.split == side) | (dataset.labels < 0))
+    held = predictions.take((dataset.split == split) | (dataset.labels < 0))
     return replace(held, errors=scanned.unreadable)
 
 
-def _labelled(predictions: Predictions, dataset: Dataset, side: str) -> tuple[np.ndarray, np.ndarray]:
-    mask = dataset.split == side
+def _labelled(predictions: Predictions, dataset: Dataset, split: str) -> tuple[np.ndarray, np.ndarray]:
+    mask = dataset.split == split
     return predictions.logits[mask], dataset.labels[mask]
 
 

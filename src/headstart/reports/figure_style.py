@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 INK, MUTED, GRID, PAPER = "#1c2024", "#5f6b76", "#dfe3e7", "#fefefe"
 """Text and axes, secondary text, grid lines, background. A page substitutes its own, see `to_svg`."""
 BLUE, RED, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
-SIDE_COLOURS = {"train": BLUE, "val": GREEN, "test": RED, "": MUTED}
+SPLIT_COLOURS = {"train": BLUE, "val": GREEN, "test": RED, "": MUTED}
 SIZE = 9.5
 """Text size in points: 12.7 px on a page."""
 WIDE, BROAD = 360, 450

@@ -35,6 +35,6 @@ def parity_page(shown: ParityPageData) -> str:
         parity=shown.parity,
         calibration=next(iter(shown.facts["calibration"].values())),
         as_estimate=Estimate.from_json,
-        sides={"test": "test images", "val": "validation images, which training used"},
+        images_of={"test": "test images", "val": "validation images, which training used"},
         figures={"accuracy": "Accuracy", "log_loss": "Log-loss", "ece": "ECE"},
     )

@@ -29,8 +29,8 @@ from headstart.reports.figure_style import (
     MUTED,
     PURPLE,
     RED,
-    SIDE_COLOURS,
     SIZE,
+    SPLIT_COLOURS,
     WIDE,
     as_percent,
     blank,
@@ -271,8 +271,8 @@ def curves_figure(
         axes = panel(figure, box, x="epoch", y=name, whole="x", gap=54 if place > 52 else 52)
         if best is not None and rounds:
             axes.axvline(rounds[best], color=INK, linewidth=0.9, linestyle=(0, (1, 2)))
-        for side, color, filled in (("train", MUTED, "none"), ("val", BLUE, BLUE)):
-            values = [_finite(row.get(f"{side}_{name}", math.nan)) for row in epochs]
+        for split, color, filled in (("train", MUTED, "none"), ("val", BLUE, BLUE)):
+            values = [_finite(row.get(f"{split}_{name}", math.nan)) for row in epochs]
             marker = "o" if len(rounds) <= 40 else ""
             axes.plot(rounds, values, color=color, linewidth=1.6, marker=marker, markersize=4, markerfacecolor=filled)
         if rounds:
@@ -337,24 +337,24 @@ def _finite(value: float | str) -> float:
 def balance_figure(counts: Mapping[str, Mapping[str, int]]) -> Figure:
     """Plot images per class, {class: {set: images}}, stacked by set; with more than 30 classes, their outline, largest
     first."""
-    sides = [s for s in SIDE_COLOURS if any(row.get(s, 0) for row in counts.values())]
-    sides += sorted({s for row in counts.values() for s in row if row[s]} - set(sides))
+    splits = [s for s in SPLIT_COLOURS if any(row.get(s, 0) for row in counts.values())]
+    splits += sorted({s for row in counts.values() for s in row if row[s]} - set(splits))
     many = len(counts) > MOST_NAMED
     names = sorted(counts, key=lambda c: -sum(counts[c].values())) if many else list(counts)
-    table_KS = np.array([[counts[c].get(s, 0) for s in sides] for c in names], float).reshape(len(names), len(sides))
+    table_KS = np.array([[counts[c].get(s, 0) for s in splits] for c in names], float).reshape(len(names), len(splits))
     starts_KS, totals_K = np.cumsum(table_KS, axis=1) - table_KS, table_KS.sum(axis=1)
     draw = _balance_of_many if many else _balance_of_few
-    figure = draw(names, totals_K, [(_side_colour(s), starts_KS[:, i], table_KS[:, i]) for i, s in enumerate(sides)])
-    entries = [("■", _side_colour(s), shown(s) or "not assigned") for s in sides]
-    key(figure, entries if len(sides) > 1 or "" not in sides else [], 56 if many else 12)
+    figure = draw(names, totals_K, [(_split_colour(s), starts_KS[:, i], table_KS[:, i]) for i, s in enumerate(splits)])
+    entries = [("■", _split_colour(s), shown(s) or "not assigned") for s in splits]
+    key(figure, entries if len(splits) > 1 or "" not in splits else [], 56 if many else 12)
     return figure
 
 
 _Stack = Sequence[tuple[str, np.ndarray, np.ndarray]]
 
 
-def _side_colour(side: str) -> str:
-    return SIDE_COLOURS.get(side, PURPLE)
+def _split_colour(split: str) -> str:
+    return SPLIT_COLOURS.get(split, PURPLE)
 
 
 def _balance_of_few(names: Sequence[str], totals_K: np.ndarray, stack: _Stack) -> Figure:

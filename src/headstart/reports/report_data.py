@@ -38,7 +38,7 @@ class Suspect:
     label: str
     suggested: str
     label_quality: float
-    side: str = ""
+    split: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class ReportData:
     title: str
     predictions: Predictions
     metrics: Metrics
-    side: str = "test"
+    split: str = "test"
     """'test'; 'val' if there is no test set; 'all' if all labelled images were evaluated."""
     known: int | None = None
     """Of an evaluation: how many of its images the run was trained on. None for the report of a run on its own images."""
@@ -93,7 +93,7 @@ class ReportData:
     """The largest difference that certainly means a copy in this data; 0 if unknown."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """path -> label, of the images in `groups`."""
-    sides: Mapping[str, str] = field(default_factory=dict)
+    splits: Mapping[str, str] = field(default_factory=dict)
     """path -> set of the split."""
     seen: bytes = b""
     """A PNG of training images as the network received them."""
@@ -132,5 +132,5 @@ def mistakes(predictions: Predictions) -> list[int]:
 
 def sides_of(classes: Sequence[str], labels_N: np.ndarray, split: np.ndarray) -> dict[str, dict[str, int]]:
     """Count the images of each class in each set: {class: {set: images}}."""
-    present = [side for side in ("train", "val", "test") if (split == side).any()]
+    present = [name for name in ("train", "val", "test") if (split == name).any()]
     return {c: {s: int(((labels_N == k) & (split == s)).sum()) for s in present} for k, c in enumerate(classes)}

@@ -111,7 +111,7 @@ def context(report: ReportData, figures: Mapping[str, str]) -> dict[str, Any]:
         "training_verdict": training_verdict(report.epochs, report.stopped) if report.epochs else "",
         "headline": headline(report),
         "judged_on": judged_on(report),
-        "judged_set": {"test": "test", "val": "validation", "all": "all images"}[report.side],
+        "judged_set": {"test": "test", "val": "validation", "all": "all images"}[report.split],
         "figures": {key: Markup(svg) for key, svg in figures.items()},
         "widths": {key: _natural_width(svg) for key, svg in figures.items() if _natural_width(svg)},
         "metric_rows": metric_rows(report),
@@ -144,7 +144,7 @@ def _natural_width(svg: str) -> int:
 
 
 JUDGED = {"test": "test ", "val": "validation ", "all": ""}
-"""Which images were evaluated, by `ReportData.side`, as a word before `images`."""
+"""Which images were evaluated, by `ReportData.split`, as a word before `images`."""
 
 
 def verdict(report: ReportData) -> list[Markup]:
@@ -152,7 +152,7 @@ def verdict(report: ReportData) -> list[Markup]:
 
     Without a test set, the first says so; in an evaluation on images of the training, it says that.
     """
-    too_good = ON_VALIDATION if report.side == "val" else about_known(report.known or 0, report.metrics.n)
+    too_good = ON_VALIDATION if report.split == "val" else about_known(report.known or 0, report.metrics.n)
     optimistic = [Markup("{}").format(too_good)] if too_good else []
     return [*optimistic, _how_good(report), _where_it_fails(report), _what_next(report)]
 
@@ -164,12 +164,12 @@ def judged_on(report: ReportData) -> str:
     be repeated, so only a run's own report says that the test images were used once.
     """
     n, known = f"{report.metrics.n:,}", about_known(report.known or 0, report.metrics.n)
-    images = {"test": f"{n} test images", "val": f"{n} validation images", "all": f"{n} labelled images"}[report.side]
-    if report.side == "test" and report.known is None:
+    images = {"test": f"{n} test images", "val": f"{n} validation images", "all": f"{n} labelled images"}[report.split]
+    if report.split == "test" and report.known is None:
         images += ", used once"
     if report.val:
         images += f"; {report.val.n:,} validation images, used for model selection"
-    more = (ON_VALIDATION if report.side == "val" else known, report.metrics.about_groups)
+    more = (ON_VALIDATION if report.split == "val" else known, report.metrics.about_groups)
     return " ".join([f"{images}.", *filter(None, more)])
 
 
@@ -177,7 +177,7 @@ def _how_good(report: ReportData) -> Markup:
     metrics = report.metrics
     accuracy, support = metrics["accuracy"], metrics.support
     common = int(support.argmax())
-    images = f"{metrics.n:,} {JUDGED[report.side]}image{'s' * (metrics.n != 1)}"
+    images = f"{metrics.n:,} {JUDGED[report.split]}image{'s' * (metrics.n != 1)}"
     return Markup("It gets {} of {} right (95\u202f% interval {} to {}); always answering {} would get {}.").format(
         percent(accuracy.value),
         images,
@@ -195,7 +195,7 @@ def _where_it_fails(report: ReportData) -> Markup:
         most = 1 - metrics["accuracy"].low
         return Markup(
             "It made no mistakes; with this many {}images, an error rate of up to {} is still possible."
-        ).format(JUDGED[report.side], percent(most))
+        ).format(JUDGED[report.split], percent(most))
     worst = pairs[0]
     rated = {c: metrics.per_class[c]["f1"] for c in metrics.classes}
     weakest = min((c for c in rated if not rated[c].undefined), key=lambda c: rated[c].value, default=None)
@@ -228,7 +228,7 @@ def _what_next(report: ReportData) -> Markup:
     if accuracy.high - accuracy.low > 0.02:
         points = 50 * (accuracy.high - accuracy.low)
         return Markup("With this many {}images, differences of less than {} points are within the noise.").format(
-            JUDGED[report.side], f"{points:.1f}"
+            JUDGED[report.split], f"{points:.1f}"
         )
     return Markup("Nothing in the data or the training needs attention.")
 
@@ -302,7 +302,7 @@ def headline(report: ReportData) -> list[tuple[str, str, str]]:
             value = percent(figure.value) if asked else f"{figure.value:.3f}"
             low, high = (percent(x) if asked else f"{x:.3f}" for x in (figure.low, figure.high))
             text = METRICS[key]
-            shown = f"Validation {text[0].lower()}{text[1:]}" if report.side == "val" else text
+            shown = f"Validation {text[0].lower()}{text[1:]}" if report.split == "val" else text
             rows.append((shown, value, f"{low} to {high}"))
     return rows
 
@@ -515,8 +515,8 @@ class _PageImages:
         ]
 
     def _member(self, path: str) -> dict[str, Any]:
-        label, side = (known.get(path, "") for known in (self.report.labels, self.report.sides))
-        return {"shot": self.shot(path), "path": plain(path), "label": label, "side": side}
+        label, split = (known.get(path, "") for known in (self.report.labels, self.report.splits))
+        return {"shot": self.shot(path), "path": plain(path), "label": label, "split": split}
 
     def json(self) -> Markup:
         """Return the data of the page's script: thumbnails, and one row per prediction. Safe inside a script

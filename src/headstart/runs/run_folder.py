@@ -84,7 +84,7 @@ class RunMetrics:
         return self.val if self.test is None else self.test
 
     @property
-    def side(self) -> str:
+    def split(self) -> str:
         """The set that `judged` is about: 'test' or 'val'."""
         return "val" if self.test is None else "test"
 

@@ -32,7 +32,7 @@ class SampleResult(Result):
     def table(self) -> str:
         """Format as plain text for a terminal."""
         kinds = list(KINDS)
-        counted = [(side, *(f"{counts[kind]:,}" for kind in kinds)) for side, counts in self.images.items()]
+        counted = [(split, *(f"{counts[kind]:,}" for kind in kinds)) for split, counts in self.images.items()]
         lines = columns([("", *kinds), *counted])
         planted = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in self.flaws.items())
         lines += [f"Planted: {planted} ({self.out}/flaws.csv lists them)." if planted else "No planted flaws."]
@@ -60,8 +60,8 @@ def sample(
         WriteError: `folder` is not empty, or cannot be written.
     """
     made = write_sample(Path(folder), what, n=n, seed=seed, size=size, flaws=flaws)
-    sides = {side: dict.fromkeys(KINDS, 0) for side in ("train", "test")}
+    images = {split: dict.fromkeys(KINDS, 0) for split in ("train", "test")}
     for name in made.files:
-        side, kind, _ = name.split("/")
-        sides[side][kind] += 1
-    return SampleResult(str(folder), sides, flaw_counts(made))
+        split, kind, _ = name.split("/")
+        images[split][kind] += 1
+    return SampleResult(str(folder), images, flaw_counts(made))

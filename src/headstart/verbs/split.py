@@ -136,6 +136,6 @@ def _images_by_set(dataset: Dataset) -> dict[str, dict[str, int]]:
     """Return the number of images by set and class."""
     classes = list(enumerate(dataset.classes))
     return {
-        side: {name: int(((dataset.split == side) & (dataset.labels == k)).sum()) for k, name in classes}
-        for side in ("train", "val", "test")
+        split: {name: int(((dataset.split == split) & (dataset.labels == k)).sum()) for k, name in classes}
+        for split in ("train", "val", "test")
     }
