@@ -48,11 +48,11 @@ def test_recipe_options_reach_the_run(tmp_path: Path, photos: Path, tiny_weights
     )
     run = headstart.train(photos, out=tmp_path / "run", weights=tiny_weights, recipe=recipe)
     (part,) = run.classifier.members
-    assert str(part.extractor) == "test_resnet.a at 32 px"
+    assert str(part.extractor) == "test_resnet.a at 32 px, squash"
     staged = headstart.train(
         photos, out=tmp_path / "staged", weights=tiny_weights, recipe=replace(recipe, pooling="stages"), report=False
     )
-    assert str(staged.classifier.members[0].extractor) == "test_resnet.a at 32 px, all stages"
+    assert str(staged.classifier.members[0].extractor) == "test_resnet.a at 32 px, squash, all stages"
     assert part.extractor.spec.resize == "squash"
     assert run.classifier.runtime.precision == "f32"
     assert run.provenance.head is not None and run.provenance.head.kind == "lda"

@@ -110,6 +110,6 @@ def _opened(own: FeatureExtractor, task: FitTask) -> tuple[FeatureExtractor, ...
             open_network(own.backbone, spec, task.runtime)
             found.append(replace(own, spec=spec))
         except (BackboneError, MissingExtra) as error:
-            log.info("Not used: %s", error.message)
+            log.info("Not used at %s: %s", spec, error.message)
             found.append(own)
     return tuple(dict.fromkeys(found))

@@ -95,7 +95,7 @@ class Provenance:
 
     recipe: Recipe
     chosen: tuple[str, ...]
-    two_inputs: int
+    two_inputs: int = 0
     heads: tuple[HeadRecord, ...]
     tuned: FinetuneRecord | None
     attempt: FinetuneRecord | None
@@ -140,7 +140,7 @@ class Provenance:
         source = self.data.source
         return {
             "chosen": list(self.chosen),
-            "two_inputs": self.two_inputs,
+            **({"two_inputs": self.two_inputs} if self.two_inputs else {}),
             "head": _plain(self.head),
             **({"heads": [asdict(head) for head in self.heads]} if len(self.heads) > 1 else {}),
             "tuned": _plain(self.tuned),
