@@ -142,7 +142,8 @@ def test_the_frozen_example_is_read_in_every_field() -> None:
     assert classifier.id == "a4079294b66b9f4a"
     assert classifier.classes == ("class0", "class1", "class2")
     (member,) = classifier.members
-    assert str(member.extractor) == "test_resnet.example at 32 px, fine-tuned" and member.layer.weight_DK.shape == (8, 3)
+    assert str(member.extractor) == "test_resnet.example at 32 px, fine-tuned"
+    assert member.layer.weight_DK.shape == (8, 3)
     assert member.extractor.backbone.model_args == (("channels", [4, 4, 8, 8]), ("stem_width", 4))
     assert 0.5 < classifier.calibration.temperature < 2 and 0 < classifier.calibration.clip < 1 / 6
     assert (classifier.calibration.conformal_alpha, classifier.runtime.precision) == (0.1, "f32")
