@@ -135,12 +135,15 @@ def evaluation_report(
     split: str,
     known: int,
     dataset: Dataset,
+    images: Images,
 ) -> ReportData:
-    """Collect the report of an evaluation on the images of a dataset, of which the run was trained on `known`."""
+    """Collect the report of an evaluation on the images of a dataset, of which the run was trained on `known`.
+
+    `images` are those of the dataset, in its order.
+    """
     judged = _judged(predictions)
     place = {path: i for i, path in enumerate(dataset.paths)}
-    here = {path: dataset.file(place[path]) for path in judged.paths}
-    infos = validate_images(list(here.values()))
+    rows = np.array([place[path] for path in judged.paths], np.int64)
     elsewhere = "Not part of an evaluation; see the report of the run, {}."
     missing = {key: elsewhere.format(plain(str(run.file(REPORT)))) for key in ("compared", "training")}
     missing |= {
@@ -155,11 +158,11 @@ def evaluation_report(
         metrics=metrics,
         split=split,
         known=known,
-        groups_N=dataset.groups[[place[path] for path in judged.paths]],
+        groups_N=dataset.groups[rows],
         facts=_facts(run.classifier, run.provenance),
-        sizes_N2=np.array([(f.width, f.height) for f in infos if not f.reason]).reshape(-1, 2),
+        sizes_N2=images.take(rows).sizes_N2,
         commands=(("Re-evaluate:", shlex.join(["headstart", "evaluate", str(run.path), *source.words()])),),
-        files=here,
+        files={path: dataset.file(i) for path, i in zip(judged.paths, rows, strict=True)},
         missing=missing,
     )
 

@@ -19,7 +19,7 @@ from headstart.data.open_dataset import open_dataset
 from headstart.errors import BadLabels, DamagedRun, near_names
 from headstart.evaluation.metrics import Metrics, compute_metrics
 from headstart.exporters.open_classifier import open_classifier
-from headstart.images.image_refs import hash_of
+from headstart.images.image_refs import Images
 from headstart.io.folders import check_outside_data, folder_aside
 from headstart.io.given_options import as_path
 from headstart.io.progress import log
@@ -104,8 +104,8 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
     chosen = (dataset.split == "test") if split == "test" else dataset.labels >= 0
     _note_unlabelled(dataset)
     dataset = with_classes(dataset.take(chosen), opened.classes)
-    files = [dataset.file(i) for i in range(len(dataset))]
-    predictions = opened.predictor.predict(files, dataset.paths, dataset.labels)
+    images = Images.inspect(dataset.file(i) for i in range(len(dataset)))
+    predictions = opened.predictor.predict(images, dataset.paths, dataset.labels)
     predictions = replace(predictions, errors={**dataset.lost, **predictions.errors})
     if predictions.labels is None or not len(predictions):
         raise BadLabels(
@@ -114,9 +114,8 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
         )
     places = {path: i for i, path in enumerate(dataset.paths)}
     rows = np.array([places[path] for path in predictions.paths], np.int64)
-    sha256s = [hash_of(file) for file in files]
-    dataset = replace(dataset, groups=joined(dataset.groups, group_pairs(exact_groups(sha256s))))
-    known = _trained_on(opened.run, [sha256s[i] for i in rows[predictions.labels >= 0]])
+    dataset = replace(dataset, groups=joined(dataset.groups, group_pairs(exact_groups(images.sha256s))))
+    known = _trained_on(opened.run, [images.sha256s[i] for i in rows[predictions.labels >= 0]])
     groups_N = dataset.groups[rows]
     metrics = compute_metrics(predictions.logits, predictions.labels, opened.classes, groups=groups_N, seed=seed)
     if out is not None:
@@ -125,7 +124,9 @@ def evaluate(run: Path, data: Path | DataSource, *, out: Path | None = None, rep
             if report and opened.run is not None:
                 write_report(
                     folder,
-                    lambda: evaluation_report(opened.opened_run, source, predictions, metrics, split, known, dataset),
+                    lambda: evaluation_report(
+                        opened.opened_run, source, predictions, metrics, split, known, dataset, images
+                    ),
                 )
     return Evaluation(metrics, predictions, split, known)
 
