@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,12 @@ from headstart.exporters.open_classifier import OpenedClassifier, open_classifie
 from headstart.images.preprocess import Preprocess
 from headstart.io.extras import is_installed
 from headstart.io.folders import write_manifest
+from headstart.model.inference.engines import open_network
+from headstart.model.inference.runtime import Network
 from headstart.runs.run_folder import RunFolder
 from headstart.serving.admission import Admission
 from headstart.serving.decoders import Decoders
-from headstart.serving.readiness import check_answers
+from headstart.serving.readiness import KnownAnswer, check_answers, known_answer
 from headstart.serving.served_networks import open_served, plan_of
 from headstart.serving.server_options import ServerOptions
 from running_server import RunningServer, encoded, free_port, jpeg, running_server
@@ -300,6 +302,48 @@ def test_an_export_without_samples_is_checked_by_one_thread_at_a_time(tmp_path: 
 
         asyncio.run(check())
     assert not opened.classifier.overlapped.is_set()
+
+
+def test_a_run_that_does_not_answer_as_predict_does_is_not_served(
+    small_run: SmallRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headstart.serving.served_classifier import ServedClassifier
+
+    monkeypatch.setenv("HEADSTART_CACHE", str(small_run.cache))
+    opened = open_classifier(small_run.path)
+    right = known_answer(opened.classifier)
+
+    async def check(expected: np.ndarray) -> None:
+        served.start(open_served(opened))
+        known: Future[KnownAnswer] = Future()
+        known.set_result(KnownAnswer(right.image, expected))
+        await check_answers(served, known)
+
+    with Decoders(plan_of(opened), count=1, seconds_each=PATIENCE) as decoders:
+        served = ServedClassifier(opened, decoders, Admission(images=1, size=1_000_000, seconds=PATIENCE))
+        asyncio.run(check(right.probabilities))
+        with pytest.raises(ServeError) as caught:
+            asyncio.run(check(right.probabilities + 0.25))
+        served.close()
+    assert str(caught.value) == (
+        "the answer for a rendered scene is not that of `headstart predict`, but differs from it by up to 0.25.\n"
+        "  This is a fault in headstart: please report it, with your CPU's name."
+    )
+
+
+def test_threads_that_open_the_same_network_compile_it_once(
+    small_run: SmallRun, own_cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    classifier = headstart.load_classifier(small_run.path)
+    (member,) = classifier.members
+
+    def opened(_: int) -> Network:
+        return open_network(member.extractor.backbone, member.extractor.spec, classifier.runtime)
+
+    with caplog.at_level("INFO", logger="headstart"), ThreadPoolExecutor(4) as threads:
+        assert len(list(threads.map(opened, range(4)))) == 4
+    (line,) = [line for line in caplog.messages if line.startswith("Compiling")]
+    assert line.endswith("; cached for next time.")
 
 
 WATCHED = """

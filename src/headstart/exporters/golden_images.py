@@ -1,6 +1,7 @@
 """The images of an export's samples: small files that cover everything decoders and resizers tend to get wrong.
 
     rendered_images(12)            rendered scenes, so that no image of the user is passed on unasked
+    rendered_scene()               a single one, for a quick check
     own_images(refs)               the user's own, stripped of everything but pixels and orientation
 
 Rendered ones are JPEGs (with and without chroma subsampling, progressive, grey, rotated by EXIF, with a wide-gamut colour
@@ -55,6 +56,11 @@ def rendered_images(count: int = 12, ranges: ValueRanges = ValueRanges()) -> dic
         image = Image.fromarray(_scene(i, case.width, case.height))
         files[f"{i + 1:02}-{case.name}"] = case.encoded(image)
     return files
+
+
+def rendered_scene() -> bytes:
+    """Return one rendered scene as a JPEG. Takes 0.1 s at first, then 0.02 s; one of `rendered_images` takes 0.1 s more."""
+    return _jpeg()(Image.fromarray(_scene(0, LARGEST, LARGEST)))
 
 
 def own_images(refs: Iterable[ImageRef], ranges: ValueRanges = ValueRanges()) -> dict[str, bytes]:

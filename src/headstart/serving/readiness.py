@@ -3,20 +3,23 @@
 A process that listens is not yet ready: its network may be damaged, or its decoders may not start. So before any request is
 answered, images go through everything that a request goes through. An export comes with its own images, and with the answers
 that it gave when it was made (`exporters.golden_samples`). For a run, a rendered scene must get the answer of `Predictor`, to
-the bit. Takes about 0.3 s.
+the bit. That answer is computed while the server's own networks are opened (`known_answer`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from headstart.errors import ServeError
 from headstart.exporters.export_folder import AGAIN, SAMPLES, ExportFolder
-from headstart.exporters.golden_images import rendered_images
+from headstart.exporters.exported_classifier import ExportedClassifier
+from headstart.exporters.golden_images import rendered_scene
 from headstart.io.files import read_json
 from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.predictor import Predictor
@@ -51,14 +54,35 @@ class Readiness:
         }[self.state]
 
 
-async def check_answers(served: ServedClassifier) -> None:
-    """Send images whose answers are known through the decoders and the network. Raises `ServeError`, `RunError`,
+@dataclass(frozen=True, eq=False)
+class KnownAnswer:
+    """An image, and the probabilities float64 (K,) that `predict` gives it."""
+
+    image: bytes
+    probabilities: np.ndarray
+
+
+def known_answer(classifier: Classifier | ExportedClassifier) -> KnownAnswer:
+    """Return a rendered scene with the answer of `predict`, from networks that are opened for it. Raises `BackboneError`,
     `ExportError`."""
+    image = rendered_scene()
+    if isinstance(classifier, Classifier):  # as `predict` does it, without a child process
+        return KnownAnswer(image, Predictor(classifier, cache=False).predict_one(image))
+    return KnownAnswer(image, classifier.predict([image]).probabilities[0])
+
+
+async def check_answers(served: ServedClassifier, known: Future[KnownAnswer] | None = None) -> None:
+    """Send images whose answers are known through the decoders and the network: an export's samples, or else a scene.
+
+    `known` is the result of `known_answer`, if it is being computed already. Raises `ServeError`, `RunError`, `ExportError`.
+    """
     export = served.opened.export
     if export is not None and export.has(EXPECTED):
         await _check_samples(served, export)
+    elif known is not None:
+        await _check_scene(served, await asyncio.wrap_future(known))
     else:
-        await _check_scene(served)
+        await _check_scene(served, await asyncio.to_thread(known_answer, served.opened.classifier))
 
 
 async def _check_samples(served: ServedClassifier, export: ExportFolder) -> None:
@@ -81,27 +105,15 @@ def _check_close(what: str, name: str, found: np.ndarray, expected: Any, limit: 
         )
 
 
-async def _check_scene(served: ServedClassifier) -> None:
+async def _check_scene(served: ServedClassifier, known: KnownAnswer) -> None:
     """Compare the served answer for a rendered scene with that of `predict`."""
-    (image,) = rendered_images(1).values()
-    predicting = asyncio.to_thread(_predicted, served, image)
-    if served.opened.export is None:  # both have networks of their own, and the decoders are still starting
-        expected, (answer,) = await asyncio.gather(predicting, _answers(served, [image]))
-    else:
-        expected, (answer,) = await predicting, await _answers(served, [image])
-    if not np.isfinite(answer.probabilities).all() or not (answer.probabilities == expected).all():
+    (answer,) = await _answers(served, [known.image])
+    if not np.isfinite(answer.probabilities).all() or not (answer.probabilities == known.probabilities).all():
         raise ServeError(
             f"the answer for a rendered scene is not that of `headstart predict`, but differs from it by up to "
-            f"{np.abs(answer.probabilities - expected).max():.2g}.",
+            f"{np.abs(answer.probabilities - known.probabilities).max():.2g}.",
             hint="This is a fault in headstart: please report it, with your CPU's name.",
         )
-
-
-def _predicted(served: ServedClassifier, image: bytes) -> np.ndarray:
-    classifier = served.opened.classifier
-    if isinstance(classifier, Classifier):
-        return Predictor(classifier, cache=False).predict_one(image)  # as `predict` does it, without a child process
-    return classifier.predict([image]).probabilities[0]
 
 
 async def _answers(served: ServedClassifier, images: Sequence[bytes]) -> list[ServedAnswer]:

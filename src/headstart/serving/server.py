@@ -36,7 +36,7 @@ from headstart.serving.admission import Admission
 from headstart.serving.app import Gate, create_app
 from headstart.serving.callers import EVERYWHERE, Callers
 from headstart.serving.decoders import Decoders
-from headstart.serving.readiness import Readiness, check_answers
+from headstart.serving.readiness import Readiness, check_answers, known_answer
 from headstart.serving.served_classifier import ServedClassifier
 from headstart.serving.served_networks import open_served, plan_of
 from headstart.serving.server_options import ServerOptions, read_token
@@ -144,13 +144,14 @@ class _Server:
             stopping.cancel()
 
     async def _become_ready(self) -> None:
-        opening = ThreadPoolExecutor(1)  # not asyncio's own, which delays the end if a signal comes meanwhile
+        opening = ThreadPoolExecutor(2)  # not asyncio's own, which delays the end if a signal comes meanwhile
         try:
-            network = await asyncio.get_running_loop().run_in_executor(opening, open_served, self._opened)
+            network = opening.submit(open_served, self._opened)
+            known = opening.submit(known_answer, self._opened.classifier) if self._opened.run else None
+            self._served.start(await asyncio.wrap_future(network))
+            await check_answers(self._served, known)
         finally:
-            opening.shutdown(wait=False)
-        self._served.start(network)
-        await check_answers(self._served)
+            opening.shutdown(wait=False, cancel_futures=True)
         self._readiness.state = "ready"
         classes = few([plain(name) for name in self._served.classes])
         log.info("Serving %s (%s) at %s", plain(str(self._place)), classes, self.address)

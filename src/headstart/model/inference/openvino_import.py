@@ -8,16 +8,19 @@ Analytics. Without that package OpenVINO uses its own stub, so the package is hi
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+_IMPORTING = threading.Lock()
+
 
 @cache
 def import_openvino() -> Any:
     """Import the package, its telemetry hidden. Raises `ImportError` if it is not installed."""
-    with without_telemetry():
+    with _IMPORTING, without_telemetry():  # two threads would restore `sys.modules` under each other's feet
         import openvino
         import openvino.frontend
     return openvino

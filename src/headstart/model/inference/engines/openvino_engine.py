@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,9 @@ EXPORT_HINT = "Or export the run where they are installed (`headstart export RUN
 
 ISAS_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 """Values of ONEDNN_MAX_CPU_ISA: https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html."""
+
+_COMPILING = threading.Lock()
+"""Compiling uses all cores, so one thread does it at a time; others that want the same graph then find it in the cache."""
 
 
 class OpenVinoEngine:
@@ -80,18 +84,8 @@ class OpenVinoEngine:
     def open(self, backbone: Backbone, spec: Preprocess, runtime: Runtime, key: str) -> OpenVinoNetwork:
         """Load the graph from the cache, or compile and cache it. Raises `BackboneError`."""
         path = graph_file(backbone.content or backbone.sha256, key)
-        graph = read_graph(path)
-        if graph is None:
-            log.info(
-                "Compiling %s for this CPU at %d px (%s); cached for next time.",
-                backbone.name,
-                spec.image_size,
-                runtime,
-            )
-            info, blob = _aside(_compile_backbone, backbone, spec, runtime)
-            write_cache(path, graph_bytes(info, blob))
-        else:
-            info, blob = graph
+        with _COMPILING:
+            info, blob = read_graph(path) or _compiled_and_cached(backbone, spec, runtime, path)
         return OpenVinoNetwork(info, blob, spec, runtime)
 
     def open_module(self, module: Any, spec: Preprocess, runtime: Runtime) -> list[OpenVinoSession]:
@@ -137,6 +131,16 @@ def _aside(function: Any, *args: Any) -> Any:
     """Run the function in a thread: Ctrl-C inside Python code called from OpenVINO's C++ would abort the process."""
     with ThreadPoolExecutor(1) as aside:
         return aside.submit(function, *args).result()
+
+
+def _compiled_and_cached(
+    backbone: Backbone, spec: Preprocess, runtime: Runtime, path: Path
+) -> tuple[dict[str, Any], bytes]:
+    what = (backbone.name, spec.image_size, runtime)
+    log.info("Compiling %s for this CPU at %d px (%s); cached for next time.", *what)
+    info, blob = _aside(_compile_backbone, backbone, spec, runtime)
+    write_cache(path, graph_bytes(info, blob))
+    return info, blob
 
 
 def _compile_backbone(backbone: Backbone, spec: Preprocess, runtime: Runtime) -> tuple[dict[str, Any], bytes]:
