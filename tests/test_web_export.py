@@ -521,6 +521,28 @@ def test_images_are_dropped_pasted_and_photographed(opened: WebPage) -> None:
     assert page.locator("#cards li").count() == 0 and not page.locator("#results").is_visible()
 
 
+def test_an_image_that_is_removed_while_it_is_classified_does_not_reach_the_network(opened: WebPage) -> None:
+    (worker,) = opened.page.workers
+    worker.evaluate("""() => {
+        const run = session.run.bind(session);
+        session.runs = 0;
+        session.run = feeds => { session.runs += 1; return run(feeds); };
+    }""")
+    opened.page.evaluate("""async () => {
+        const data = new DataTransfer(), canvas = new OffscreenCanvas(40, 30), input = document.getElementById("files");
+        canvas.getContext("2d").fillRect(0, 0, 20, 20);
+        const image = await canvas.convertToBlob();
+        for (const name of ["removed.png", "kept.png"]) data.items.add(new File([image], name, {type: "image/png"}));
+        input.files = data.files;
+        input.dispatchEvent(new Event("change"));
+        document.querySelector("[aria-label='Remove removed.png']").click();
+    }""")
+    assert opened.card("kept.png").locator(".label").count() == 1
+    assert worker.evaluate("() => session.runs") == 1
+    assert opened.page.locator("#cards > li").count() == 1
+    worker.evaluate("() => { delete session.run; }")
+
+
 def test_a_camera_that_comes_after_its_window_was_closed_is_turned_off(opened: WebPage) -> None:
     """As if the browser asked for permission, and the window was closed and opened again before the answer."""
     page = opened.page

@@ -3,7 +3,7 @@
 
    const classifier = new ClassifierHere(about);
    await classifier.open(say)           {ok, sentence, rows}: the self-test; `say(sentence, share)` hears of the progress
-   await classifier.classify(file)      the answer, in the shape of POST /v1/classify
+   await classifier.classify(file, say, signal)    the answer, in the shape of POST /v1/classify; an aborted `signal` ends it
 
    Files come from beside the page, or from inside it where it is one file (gzip in base64). */
 class Refused extends Error {
@@ -62,8 +62,8 @@ class ClassifierHere {
     return judged(rows);
   }
 
-  async classify(file) {
-    const { probabilities, seconds } = await this.call("classify", { file });
+  async classify(file, say, signal) {
+    const { probabilities, seconds } = await this.call("classify", { file }, [], signal);
     const { classes, threshold, alpha, model } = this.about;
     const order = [...classes.keys()].sort((a, b) => probabilities[b] - probabilities[a] || a - b);
     const likely = order.map(k => [classes[k], probabilities[k]]);
@@ -72,11 +72,13 @@ class ClassifierHere {
     return { model, label, probability, set, forced: 1 - probability > threshold, alpha, likely, seconds };
   }
 
-  call(call, given, transferred = []) {
+  /* The worker answers a call that was given up too, once it has stopped */
+  call(call, given, transferred = [], signal = null) {
     return new Promise((resolve, reject) => {
       const id = this.last += 1;
       this.calls.set(id, { resolve, reject });
       this.worker.postMessage({ id, call, given }, transferred);
+      signal?.addEventListener("abort", () => this.worker.postMessage({ id, call: "give up" }), { once: true });
     });
   }
 

@@ -7,9 +7,13 @@
      classify  {file}                                    {logits, probabilities, seconds}
      test      {sample, tolerances}                      one golden sample, step by step (self_test.js)
 
+   {id, call: "give up"} has no answer of its own: the image with that id need no longer be classified, and gets an error
+   at the next step.
+
    Decoding is the browser's, asked to turn the image upright and to leave its colours alone; the rest is ours. Pixels
    are read in strips, since phones limit the size of a canvas. */
 const STRIP_PIXELS = 1 << 22;
+const wanted = new Set();
 let ort, session, contracts;
 
 /* What cannot be classified, and why, in a sentence for the user. */
@@ -197,10 +201,19 @@ async function run(pixels) {
   return { logits: [...logits.data], probabilities: [...probabilities.data] };
 }
 
-async function classify({ file }) {
+/* Let messages in; then fail if one of them was that the image is no longer wanted. */
+async function checkWanted(id) {
+  await new Promise(done => setTimeout(done));
+  if (!wanted.has(id)) throw new Error("The image is no longer wanted.");
+}
+
+async function classify({ file }, id) {
   const start = performance.now();
-  const bitmap = await decoded(file), pixels = resized(bitmap);
+  const bitmap = await decoded(file);
+  await checkWanted(id);
+  const pixels = resized(bitmap);
   bitmap.close();
+  await checkWanted(id);
   const read = performance.now();
   const answer = await run(pixels), done = performance.now();
   const seconds = { decode: (read - start) / 1000, network: (done - read) / 1000, total: (done - start) / 1000 };
@@ -210,9 +223,15 @@ async function classify({ file }) {
 const CALLS = { open, classify, test: given => headstartSelfTest(given, { decoded, strips, resized, run }) };
 
 onmessage = async ({ data: { id, call, given } }) => {
+  if (call === "give up") {
+    wanted.delete(id);
+    return;
+  }
+  wanted.add(id);
   try {
-    postMessage({ id, result: await CALLS[call](given) });
+    postMessage({ id, result: await CALLS[call](given, id) });
   } catch (error) {
     postMessage(error instanceof Refusal ? { id, refusal: error.message } : { id, error: String(error?.message ?? error) });
   }
+  wanted.delete(id);
 };
