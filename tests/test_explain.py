@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import headstart
 from conftest import draw, write_photos
 from headstart.errors import HeadstartError, MissingData, NoImages, RecipeError, WriteError
 from headstart.io.files import read_csv
+from headstart.model.inference.features import Embedder
 from headstart.pipeline.similar_images import SimilarImages
 from headstart.reports.explanation_sheet import WIDTH, ExplanationSheet, Neighbour, draw_explanation, overlay
 from headstart.runs.run_folder import RunFolder
@@ -75,6 +77,19 @@ def test_features_from_the_cache_alone_are_those_of_the_images(run: Path, cache:
         needed += SimilarImages.cached(RunFolder(run)) is None
         (cache / "elsewhere").rename(folder)
     assert needed == 2
+
+
+def test_features_from_the_cache_are_assembled_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether there are any is known before the dataset is opened, and without copying them."""
+    assembled, cached = [], Embedder.cached
+
+    def counted(embedder: Embedder, sha256s: Sequence[str]) -> tuple[list[np.ndarray], list[int]]:
+        assembled.append(len(sha256s))
+        return cached(embedder, sha256s)
+
+    monkeypatch.setattr(Embedder, "cached", counted)
+    similar = SimilarImages.cached(RunFolder(run))
+    assert similar is not None and assembled == [similar.searched]
 
 
 def test_the_nearest_are_those_by_cosine_and_never_the_image_itself(run: Path, photos: Path, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ class SimilarImages:
         classifier = run.classifier
         embed = Embedder([member.extractor for member in classifier.members], classifier.runtime)
         training = [row.sha256 for row in run.training_rows]
-        if len(embed.cached(training)[1]) == len(training):
+        if len(embed.lacking(training)) == len(training):
             return None
         images = TrainingImages.of(run)
         features, lacking = embed.cached(images.sha256s)

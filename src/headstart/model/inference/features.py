@@ -201,13 +201,18 @@ class Embedder:
     def cached(self, sha256s: Sequence[str]) -> tuple[list[np.ndarray], list[int]]:
         """Return the features that the cache has of images, one float32 (N, D) array per extractor, and the rows that it
         lacks for any extractor (zeros; D is 0 if it lacks all). Computes nothing."""
-        keys = [bytes.fromhex(sha256) for sha256 in sha256s]
+        keys, lacking = [bytes.fromhex(sha256) for sha256 in sha256s], self.lacking(sha256s)
         stores = [self._store(member) for member in range(len(self.extractors))]
-        lacking = [i for i, key in enumerate(keys) if any(not s or s.find(key) is None for s in stores)]
         if len(lacking) == len(keys):
             return [np.zeros((len(keys), 0), np.float32) for _ in stores], lacking
         arrays = [self.selected(m, _assemble(keys, store, _Rows(0, set()))) for m, store in enumerate(stores)]
         return arrays, lacking
+
+    def lacking(self, sha256s: Sequence[str]) -> list[int]:
+        """Return the rows of images whose features the cache lacks for any extractor. Assembles nothing."""
+        keys = [bytes.fromhex(sha256) for sha256 in sha256s]
+        stores = [self._store(member) for member in range(len(self.extractors))]
+        return [i for i, key in enumerate(keys) if any(not s or s.find(key) is None for s in stores)]
 
     def open(self, member: int, images: Images) -> None:
         """Open an extractor's network, by the extractor's number, unless the cache has the features of all these images.
