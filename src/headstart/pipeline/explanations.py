@@ -19,7 +19,7 @@ from headstart.io.files import png_bytes, write_bytes
 from headstart.io.folders import folder_aside
 from headstart.io.progress import bar
 from headstart.model.inference.classifier import Classifier
-from headstart.model.inference.features import Embedder, own_features
+from headstart.model.inference.features import Embedder
 from headstart.model.inference.heat_maps import BATCH, Heat, seen
 from headstart.pipeline.similar_images import SimilarImages, TrainingImages
 from headstart.reports.explanation_sheet import ExplanationSheet, Neighbour, draw_explanation
@@ -106,7 +106,7 @@ def _compared(
         return [], similar.images, {}
     sha256s = [each.sha256 for each in asked]
     features, failed = embed(Images.recorded([each.file for each in asked], sha256s))
-    near = similar.nearest(own_features(features, embed.extractors, embed.runtime), sha256s, top)
+    near = similar.nearest(embed.own(features), sha256s, top)
     found = [
         _PredictedImage(each, softmax(classifier.logits([x[j : j + 1] for x in features]))[0], near[j])
         for j, each in enumerate(asked)

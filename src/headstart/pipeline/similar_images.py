@@ -25,7 +25,7 @@ from headstart.errors import DataError, MissingData, MissingExtra, StoreError, U
 from headstart.images.file_part import ImageFile
 from headstart.images.image_refs import Images, read_image
 from headstart.io.text_table import plain
-from headstart.model.inference.features import Embedder, own_features
+from headstart.model.inference.features import Embedder
 from headstart.pipeline.nearest_images import mean_cosines, nearest, unit_rows
 from headstart.reports.report_data import SimilarImage
 from headstart.runs.run_folder import RunFolder
@@ -148,4 +148,4 @@ class SimilarImages:
 
 
 def _units(features: Sequence[np.ndarray], embed: Embedder) -> tuple[np.ndarray, ...]:
-    return tuple(unit_rows(own_ND) for own_ND in own_features(features, embed.extractors, embed.runtime))
+    return tuple(unit_rows(own_ND) for own_ND in embed.own(features))

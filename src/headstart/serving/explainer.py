@@ -18,7 +18,6 @@ from __future__ import annotations
 import base64
 import os
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -30,7 +29,7 @@ from headstart.images.image_refs import Images, read_image
 from headstart.io.addresses import store_url
 from headstart.io.extras import is_installed
 from headstart.io.files import png_bytes, sha256_bytes
-from headstart.model.inference.features import Embedder, own_features
+from headstart.model.inference.features import Embedder
 from headstart.model.inference.heat_maps import Heat
 from headstart.pipeline.explanations import VIEWED, opened_heat, part_seen
 from headstart.pipeline.similar_images import SimilarImages
@@ -139,11 +138,8 @@ class Explainer:
         features, failed = self._embed(Images.recorded([data], [sha256]))
         if failed:
             return (), "Similar training images could not be looked up."
-        (found,) = similar.nearest(self._own(features), [sha256], TOP)
+        (found,) = similar.nearest(self._embed.own(features), [sha256], TOP)
         return tuple(self._thumbnail(similar, row, cosine) for row, cosine in found), note
-
-    def _own(self, features: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-        return own_features(features, self._embed.extractors, self._embed.runtime)
 
     @staticmethod
     def _thumbnail(similar: SimilarImages, row: int, cosine: float) -> SimilarThumbnail:

@@ -246,6 +246,14 @@ class Embedder:
         sizes = (store.block_sizes if store else ()) or self.network(member).block_sizes
         return sizes if self.extractors[member].pooling == "stages" else sizes[:1]
 
+    def own(self, features: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Return the backbones' own pooled features, whatever the extractors' pooling: those say what an image shows, and
+        early stages more about how it looks. Raises `BackboneError`."""
+        return tuple(
+            x[:, : self.block_sizes(i)[0]] if each.pooling == "stages" else x
+            for i, (x, each) in enumerate(zip(features, self.extractors, strict=True))
+        )
+
     def _store(self, member: int) -> FeatureStore | None:
         if self.keep and member not in self._stores:
             extractor = self.extractors[member]
@@ -281,13 +289,8 @@ class Embedder:
 def own_features(
     features: Sequence[np.ndarray], extractors: Sequence[FeatureExtractor], runtime: Runtime
 ) -> tuple[np.ndarray, ...]:
-    """Return the backbones' own pooled features, whatever the extractors' pooling: those say what an image shows, and
-    early stages more about how it looks. Raises `BackboneError`."""
-    embedder = Embedder(extractors, runtime)
-    return tuple(
-        x[:, : embedder.block_sizes(i)[0]] if each.pooling == "stages" else x
-        for i, (x, each) in enumerate(zip(features, extractors, strict=True))
-    )
+    """Return the backbones' own pooled features, see `Embedder.own`; opens the networks. Raises `BackboneError`."""
+    return Embedder(extractors, runtime).own(features)
 
 
 def fingerprint(extractor: FeatureExtractor, runtime: Runtime, sha256s: Sequence[str]) -> str:
