@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import logging
 import os
@@ -699,6 +700,44 @@ def test_an_image_that_changes_or_goes_after_it_was_listed_is_named(run: Path, t
     assert {path: reason for path, reason in errors.items() if reason} == expected
     assert sum(result.errors.values()) == len(expected)
     assert json.loads(out.read("_done.json"))["errors"] == result.errors
+
+
+@pytest.mark.parametrize(
+    ("closed", "rows"), [("class0/inner", "19 rows in 4"), ("class1", "13 rows in 3"), ("class2", "13 rows in 3")]
+)
+def test_a_folder_that_may_not_be_read_is_counted_like_an_image_that_cannot(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str, rows: str
+) -> None:
+    """And still is when the work resumes, with the folder readable by then: the images of a plan never change."""
+    folder, shards = write_photos(tmp_path / "photos", each=6), ShardOptions(tmp_path / "parts", shard_size=6)
+    (folder / "class0" / "inner").mkdir()
+    with monkeypatch.context() as patch:
+        close(folder / closed, patch)
+        result = headstart.predict(run, folder, shards=shards)
+    (folder / closed).chmod(0o700)
+    unusable = {row["path"]: row["error"] for row in rows_of(tmp_path / "parts") if row["error"]}
+    assert unusable == {f"{closed}/": "no_permission"}
+    assert result.errors == result.to_json()["errors"] == {"no_permission": 1}
+    said = f"{rows} parts in {tmp_path / 'parts'}; 1 could not be used: no_permission 1"
+    assert result.table().splitlines()[0] == said
+    result.check()  # as with images that cannot be read, the command succeeds unless there is nothing else
+    (tmp_path / "parts" / result.parts[-1]).unlink()
+    again = headstart.predict(run, folder, shards=shards)
+    assert (again.images, again.errors, again.sha256) == (result.images, result.errors, result.sha256)
+
+
+def close(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Take away the permission to list a folder; also for root, who needs none."""
+    folder.chmod(0)
+    scandir = os.scandir
+
+    def checked(place: Any = ".") -> Any:
+        if os.fspath(place) == os.fspath(folder):
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(place))
+        return scandir(place)
+
+    if os.access(folder, os.R_OK):
+        patch.setattr(os, "scandir", checked)
 
 
 def test_a_name_that_is_not_unicode_is_written_with_its_bytes_escaped(run: Path, tmp_path: Path) -> None:

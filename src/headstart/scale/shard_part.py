@@ -21,6 +21,7 @@ from typing import Any
 from headstart.data.packs.pack_store import opened_images
 from headstart.errors import MissingInStore, ShardError, StoreUnreachable, UnreadableImage
 from headstart.io.files import json_bytes, parquet_bytes, sha256_bytes
+from headstart.io.stores.local_store import CLOSED
 from headstart.io.stores.store import Store, StoredFile, open_store
 from headstart.scale.shard_columns import open_columns, table_of
 from headstart.scale.shard_names import ShardNames
@@ -109,9 +110,9 @@ class PartMaker:
         """Raise `StoreUnreachable` if the source has gone, such as an unmounted disk: its images are not to blame.
 
         That is so if none of several images could be read, or if those that could be read no longer can. Images that were
-        missing when their table was opened prove nothing.
+        missing when their table was opened prove nothing, nor do folders that could not be listed.
         """
-        known = {i for i, file in enumerate(files) if file.etag == MISSING}
+        known = {i for i, file in enumerate(files) if file.etag in (MISSING, CLOSED)}
         unread = {i for i, reason in rows.errors.items() if reason in self._not_read and not rows.sha256s[i]}
         gone = unread - known
         seen = {"changed", "no_permission"} - self._not_read

@@ -5,7 +5,8 @@
         data = source.read(file)
 
 In a folder or a bucket, a file counts as an image if its name has the suffix of an image, or no known suffix. (`predict`
-without shards looks further: it leaves out masks, and files beside the folder that holds all images.) A table is read as a
+without shards looks further: it leaves out masks, and files beside the folder that holds all images.) A subfolder that may
+not be read counts as one image that cannot be read, so that the result says that something is missing. A table is read as a
 whole, 0.5 GB per million rows; an archive is first unpacked into the cache. For more images than that, use a folder or a
 bucket.
 """
@@ -41,7 +42,7 @@ from headstart.io.addresses import store_url
 from headstart.io.files import sha256_file
 from headstart.io.folders import SYSTEM_FOLDERS, is_system_file
 from headstart.io.missing_paths import hint_for_missing
-from headstart.io.stores.local_store import etag_of, file_status
+from headstart.io.stores.local_store import CLOSED, LocalStore, etag_of, file_status
 from headstart.io.stores.store import Store, StoredFile, open_store
 
 MISSING = "missing"
@@ -105,6 +106,8 @@ class ShardSource:
 
 def read_stored(store: Store, file: StoredFile, *, outside: bool = False) -> bytes:
     """Return the bytes of an image in a store; with `outside`, its key is a path that may lead out of it. See `read`."""
+    if file.etag == CLOSED:
+        raise UnreadableImage(f"{file.key}: is a folder that may not be read.", reason="no_permission")
     try:
         if outside:
             path = _outside(store, file.key)
@@ -140,7 +143,7 @@ def open_shard_source(place: Path | str, *, offline: bool = False) -> ShardSourc
     if not path.exists():
         raise MissingData(f"{place}: there is no such folder or table.", hint=hint_for_missing(Path(place)))
     if path.is_dir():
-        return ShardSource(str(path), str(path), opened_images(open_store(path)))
+        return ShardSource(str(path), str(path), opened_images(LocalStore(path, names_closed=True)))
     refuse_foreign(path)
     if is_archive(path):
         folder = unpacked(path)

@@ -1,6 +1,6 @@
 """A folder as a store. Symbolic links are followed; unfinished files of `io.files` are not listed.
 
-A folder below it that this user may not read is left out with a warning.
+A folder below it that this user may not read is left out with a warning; with `names_closed`, it is listed by its name too.
 """
 
 from __future__ import annotations
@@ -23,11 +23,18 @@ _OF_THE_FILE = frozenset(
 """Errors that concern one file; others (a stale mount, too many open files) concern all of them."""
 
 
-class LocalStore:
-    """The files in a folder and its subfolders. The folder need not exist yet."""
+CLOSED = "closed"
+"""The ETag of a folder that may not be read; its key ends with a slash."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+
+class LocalStore:
+    """The files in a folder and its subfolders. The folder need not exist yet.
+
+    With `names_closed`, folders that may not be read are listed among the files, with the ETag `CLOSED`.
+    """
+
+    def __init__(self, folder: Path, *, names_closed: bool = False) -> None:
+        self.folder, self.names_closed = folder, names_closed
         self.url = str(folder)
 
     def __repr__(self) -> str:
@@ -92,6 +99,8 @@ class LocalStore:
                 return  # such as lost+found: nothing of the user's
             if prefix and isinstance(error, PermissionError) and _may_be_read(self.folder):
                 log.warning("%s: left out: it cannot be read (%s).", folder, error.strerror)
+                if self.names_closed and os.fsencode(prefix) > after:
+                    yield StoredFile(prefix, 0, CLOSED)
                 return
             raise StoreError(f"{folder}: cannot be read: {error.strerror}.", hint="Check its permissions.") from error
         here = (status.st_dev, status.st_ino)
