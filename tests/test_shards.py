@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
 import headstart
@@ -160,6 +161,46 @@ def test_embed_writes_the_features_of_embed_to_the_bit(
     assert table["path"].to_pylist() == list(features.paths)
     assert np.array_equal(np.stack(table["values"].to_numpy()), features.values)
     assert result.table().startswith(f"42 rows in 2 parts in {tmp_path / 'parts'}\n2 made now in ")
+
+
+def test_images_of_more_than_8_bits_are_scaled_by_the_range_that_embed_is_given(
+    tiny_weights: Path, tmp_path: Path
+) -> None:
+    """12 bits in 16: measured without shards, and by default scaled by all 16 bits with them."""
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    for n in range(4):
+        grey = np.asarray(draw(1, n).convert("L")).astype(np.uint16) * 16
+        Image.fromarray(grey).save(folder / f"{n}.png")
+    how = {"backbone": "test_resnet.a", "weights": tiny_weights}
+
+    def in_shards(name: str, value_range: str) -> list[object]:
+        headstart.embed(folder, value_range=value_range, shards=tmp_path / name, **how)
+        return [row["values"] for row in rows_of(tmp_path / name)]
+
+    for value_range in ("0,4095", "100,2000.5", "0,65535"):
+        given = headstart.embed(folder, value_range=value_range, **how).features.values
+        assert in_shards(value_range, value_range) == given.tolist()
+        plan = read_plan(open_store(tmp_path / value_range))
+        low, high = map(float, value_range.split(","))
+        held = {"integers": [low, high], "floats": [low, high]}
+        assert plan is not None and plan.model["preprocess"]["ranges"] == (
+            {"floats": [low, high]} if high == 65535 else held  # integers have it anyway
+        )
+    measured = headstart.embed(folder, **how).features.values
+    assert measured.tolist() == headstart.embed(folder, value_range="0,4095", **how).features.values.tolist()
+    assert in_shards("auto", "auto") == given.tolist() != measured.tolist()
+    with pytest.raises(OtherPlan, match=r"its model\.preprocess\.ranges\.integers is "):
+        headstart.embed(folder, value_range="0,1023", shards=tmp_path / "0,4095", **how)
+
+
+@pytest.mark.parametrize("text", ["", "5", "9,3", "0,inf", "a,b", "0,1,2"])
+def test_a_range_that_is_none_is_refused_before_anything_is_read(text: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        headstart.embed(tmp_path / "nothing", value_range=text)
+    assert str(caught.value) == (
+        f"value_range {text!r} cannot be used: expected auto, or the values that become black and white, such as 0,4095."
+    )
 
 
 def test_an_image_that_changes_before_it_is_embedded_has_no_features(

@@ -22,12 +22,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image, ImageMath
 
-from headstart.errors import UnreadableImage
+from headstart.errors import RecipeError, UnreadableImage
 
 Span = tuple[float, float]
 """A lowest and a highest value."""
@@ -86,6 +86,25 @@ def chosen_ranges(images: Iterable[tuple[str, float, float]]) -> ValueRanges:
     integers = _chosen([(low, high) for mode, low, high in deep if mode[0] != "F"], INTEGERS)
     floats = _chosen([(low, high) for mode, low, high in deep if mode[0] == "F"], FLOATS)
     return ValueRanges(None if integers == FULL else integers, floats)
+
+
+def given_ranges(text: str) -> ValueRanges | None:
+    """Return the ranges that a user gives as LOW,HIGH, for integers and floating point alike; None for auto.
+
+    Raises `RecipeError`.
+
+    >>> given_ranges("0,4095")
+    ValueRanges(integers=(0.0, 4095.0), floats=(0.0, 4095.0))
+    """
+    if text == "auto":
+        return None
+    try:
+        low, high = map(float, text.split(","))
+        ranges = ValueRanges.from_dict({"integers": (low, high), "floats": (low, high)})
+    except (ValueError, AttributeError):
+        expected = "expected auto, or the values that become black and white, such as 0,4095."
+        raise RecipeError(f"value_range {text!r} cannot be used: {expected}") from None
+    return replace(ranges, integers=None) if ranges.integers == FULL else ranges
 
 
 def _chosen(spans: Sequence[Span], wholes: Sequence[float]) -> Span | None:

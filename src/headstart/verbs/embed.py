@@ -11,6 +11,7 @@ import numpy as np
 from headstart.data.data_source import DataSource, as_source
 from headstart.data.open_dataset import open_dataset
 from headstart.errors import RecipeError, WriteError
+from headstart.images.value_ranges import ValueRanges, given_ranges
 from headstart.io.files import as_write_error, csv_bytes, safetensors_bytes, write_together
 from headstart.io.folders import check_keeps
 from headstart.io.given_options import as_path
@@ -67,6 +68,7 @@ def embed(
     out: Path | None = None,
     image_size: int = 0,
     resize: str = "auto",
+    value_range: str = "auto",
     device: str = "auto",
     precision: str = "auto",
     weights: Path | WeightsSource = WeightsSource(),
@@ -82,6 +84,8 @@ def embed(
         out: safetensors file to write (`values` float32 (N, D)), with a table of paths and labels (.csv) beside it.
         image_size: Side of the square input in pixels; 0 uses the backbone's own.
         resize: How to make images square: crop, pad or squash; auto uses the backbone's own.
+        value_range: LOW,HIGH: which values become black and white in images of more than 8 bits; auto measures all images, or,
+            with --shards, takes the whole range of their format.
         device: auto, cpu or cuda.
         precision: auto (bf16 where the hardware supports it), bf16 or f32.
         weights: Where to look for weights: a file, a folder, or only this machine.
@@ -90,17 +94,19 @@ def embed(
     Raises:
         DataError: no image in `data` can be read.
         BackboneError: the backbone is unknown, or its weights are not available.
+        RecipeError: an option has no effect here or is invalid.
         WriteError: `out`, its table or the cache cannot be written, or an input would be replaced.
         OtherPlan, ShardFailed, StoreError: with `shards`.
     """
     source, out = as_source(data), None if out is None else as_path(out, "out")
     in_shards, weights = as_shards(shards), as_weights_source(weights)
+    ranges = given_ranges(value_range)
     check_online(source.place, offline=weights.offline)
     if in_shards != ShardOptions():
         only_shards(in_shards, out=out)
         _check_plain(source)
         found = find_one(backbone, weights)
-        extractor = FeatureExtractor(found, fitted_spec(found, image_size, resize))
+        extractor = FeatureExtractor(found, fitted_spec(found, image_size, resize, ranges or ValueRanges()))
         runtime = choose_runtime(device, precision)
         return embed_in_shards(extractor, runtime, source.place, in_shards, offline=weights.offline)
     if out is not None:
@@ -112,7 +118,7 @@ def embed(
         check_keeps(out, read)
     fitted_spec(found, image_size, resize)  # an invalid option is an error before any image is read
     scanned = scan(source, opened=opened)
-    extractor = FeatureExtractor(found, fitted_spec(found, image_size, resize, scanned.images.ranges))
+    extractor = FeatureExtractor(found, fitted_spec(found, image_size, resize, ranges or scanned.images.ranges))
     log.info("Embedding with %s (%s)", extractor, runtime)
     (values_ND,), failed = embed_images(scanned.images, [extractor], runtime)
     dataset, images = scanned.dataset, scanned.images
