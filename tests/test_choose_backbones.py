@@ -538,3 +538,32 @@ def test_training_and_checking_do_without_weights_that_cannot_be_used(
     result = headstart.train(photos, out=tmp_path / "run", recipe=recipe, weights=some_unusable, report=False)
     assert [member.extractor.backbone.name for member in result.classifier.members] == ["test_resnet.a"]
     assert headstart.check(photos, labels=True, weights=some_unusable).label_errors is not None
+
+
+def test_embedding_takes_the_first_weights_that_can_be_used(
+    photos: Path, some_unusable: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    before_it = {name: why for name, why in unusable(some_unusable).items() if name < "test_resnet.a"}
+    with caplog.at_level("INFO", logger="headstart"):
+        for more in ({}, {"shards": tmp_path / "parts"}):
+            caplog.clear()
+            made = headstart.embed(photos, image_size=96, weights=some_unusable, **more)
+            said = [message for message in caplog.messages if message.startswith("Not tried")]
+            assert said == [f"Not tried: {why}" for why in before_it.values()]
+    plan, features = (
+        json.loads((tmp_path / "parts" / "_plan.json").read_text()),
+        headstart.embed(photos, backbone="test_resnet.a", image_size=96, weights=some_unusable).features,
+    )
+    assert plan["model"]["backbone"] == features.backbone == "test_resnet.a"
+    assert made.errors == {}
+
+
+def test_embedding_without_usable_weights_says_why_the_first_cannot_be_used(
+    photos: Path, some_unusable: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(some_unusable, tmp_path / "weights"))
+    for file in folder.glob("test_resnet.a.*"):
+        file.unlink()
+    with pytest.raises(BackboneError) as error:
+        headstart.embed(photos, image_size=96, weights=folder)
+    assert error.value.message == next(iter(unusable(folder).values()))

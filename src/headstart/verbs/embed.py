@@ -10,7 +10,7 @@ import numpy as np
 
 from headstart.data.data_source import DataSource, as_source
 from headstart.data.open_dataset import open_dataset
-from headstart.errors import RecipeError, WriteError
+from headstart.errors import BackboneError, HeadstartError, MissingExtra, RecipeError, WriteError
 from headstart.images.value_ranges import ValueRanges, given_ranges
 from headstart.io.files import as_write_error, csv_bytes, safetensors_bytes, write_together
 from headstart.io.folders import check_keeps
@@ -20,8 +20,9 @@ from headstart.io.result_repr import Result
 from headstart.io.stores.store import check_online
 from headstart.model.backbones.registry import Backbone, find_backbone, to_choose_from
 from headstart.model.backbones.weights_source import WeightsSource, as_weights_source
-from headstart.model.inference.engines import choose_runtime
+from headstart.model.inference.engines import choose_runtime, open_network
 from headstart.model.inference.features import FeatureExtractor, Features, embed_images, fingerprint, fitted_spec
+from headstart.model.inference.runtime import Runtime
 from headstart.pipeline.scan import scan
 from headstart.runs.outside_runs import check_out_file
 from headstart.scale.shard_jobs import embed_in_shards
@@ -80,7 +81,7 @@ def embed(
 
     Args:
         data: Images, with or without labels: a folder, a table, an archive of these, or shards.
-        backbone: A timm name; auto selects the first one with local weights.
+        backbone: A timm name; auto selects the first one with local weights that can be used here.
         out: safetensors file to write (`values` float32 (N, D)), with a table of paths and labels (.csv) beside it.
         image_size: Side of the square input in pixels; 0 uses the backbone's own.
         resize: How to make images square: crop, pad or squash; auto uses the backbone's own.
@@ -105,14 +106,14 @@ def embed(
     if in_shards != ShardOptions():
         only_shards(in_shards, out=out)
         _check_plain(source)
-        found = find_one(backbone, weights)
-        extractor = FeatureExtractor(found, fitted_spec(found, image_size, resize, ranges or ValueRanges()))
         runtime = choose_runtime(device, precision)
+        found = find_one(backbone, weights, image_size, runtime)
+        extractor = FeatureExtractor(found, fitted_spec(found, image_size, resize, ranges or ValueRanges()))
         return embed_in_shards(extractor, runtime, source.place, in_shards, offline=weights.offline)
     if out is not None:
         _check_places(out, source.place)
     opened, runtime = open_dataset(source), choose_runtime(device, precision)
-    found = find_one(backbone, weights)
+    found = find_one(backbone, weights, image_size, runtime)
     if out is not None:
         read = [*opened.places, *([found.weights] if found.weights is not None else [])]
         check_keeps(out, read)
@@ -172,6 +173,23 @@ def _check_places(out: Path, data: Path) -> None:
         )
 
 
-def find_one(name: str, weights: WeightsSource) -> Backbone:
-    """Return the backbone that is named, in the weights file, or first in the list. Raises `BackboneError`."""
-    return to_choose_from(weights)[0] if name == "auto" else find_backbone(name, weights)
+def find_one(name: str, weights: WeightsSource, image_size: int, runtime: Runtime) -> Backbone:
+    """Return the backbone that is named, in the weights file, or the first whose network can be opened here.
+
+    Raises `BackboneError`; `MissingExtra` if all of several need a package that is not installed.
+    """
+    if name != "auto":
+        return find_backbone(name, weights)
+    candidates = to_choose_from(weights)
+    errors: list[HeadstartError] = []
+    for each in candidates if len(candidates) > 1 else ():
+        try:
+            open_network(each, fitted_spec(each, image_size, "auto"), runtime)
+        except (BackboneError, MissingExtra) as error:
+            log.info("Not tried: %s", error.message)
+            errors.append(error)
+        else:
+            return each
+    if errors:
+        raise errors[0]
+    return candidates[0]
