@@ -637,6 +637,11 @@ def test_what_was_trained_for_hours_is_not_lost_to_a_cache_that_may_not_be_writt
 
 # ------------------------------------------------------------------------------------------------- what is in the way
 OTHERS = "contains files that headstart did not write"
+UNCLEAR = "its manifest.json is damaged, or not of headstart"
+MAKE_ROOM = (
+    "Rename the folder, or remove it if you need nothing in it, and run the same command again; "
+    "or choose another --out."
+)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", ".git/HEAD", ".env", "Thumbs.db.docx"])
@@ -646,10 +651,10 @@ def test_a_folder_of_other_files_is_never_replaced(name: str, tmp_path: Path) ->
     file.write_text('{"name": "My site", "icons": []}\n')
     with pytest.raises(WriteError) as caught, folder_aside(tmp_path / "site"):
         pytest.fail("the folder is refused before anything is written")
-    why = "its manifest.json is damaged, or not of headstart" if name == "manifest.json" else OTHERS
-    assert str(caught.value) == (
-        f"{tmp_path}/site: {why}; it is not replaced.\n  Choose another --out, or an empty folder."
+    why, hint = (
+        (UNCLEAR, MAKE_ROOM) if name == "manifest.json" else (OTHERS, "Choose another --out, or an empty folder.")
     )
+    assert str(caught.value) == f"{tmp_path}/site: {why}; it is not replaced.\n  {hint}"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
 
 

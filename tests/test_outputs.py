@@ -263,13 +263,35 @@ def test_a_run_is_not_replaced_by_something_else(
     assert contents(place) == before
 
 
-def test_a_run_with_a_damaged_manifest_is_not_replaced(run: Path, place: Path) -> None:
+def test_a_run_with_a_damaged_manifest_is_not_replaced_until_it_is_renamed(
+    run: Path, place: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing else says which files in it are headstart's; the message says how to train there all the same."""
     (run / "manifest.json").write_text("{")
+    (run / "notes.txt").write_text("mine")
+    before, words = contents(place), f"train cd --approach linear --no-report --out run --weights-dir {tiny_weights}"
+    assert refused(words, capsys) == (
+        "WriteError: run: its manifest.json is damaged, or not of headstart; it is not replaced.\n"
+        "  Rename the folder, or remove it if you need nothing in it, and run the same command again; or choose another "
+        "--out.\n"
+    )
+    assert contents(place) == before
+    Path("run").rename("damaged")
+    kept = contents(place / "damaged")
+    assert cli.run(words.split()) == 0
+    assert headstart.load_classifier(place / "run").classes and contents(place / "damaged") == kept
+
+
+def test_a_previous_run_with_a_damaged_manifest_is_not_replaced_either(run: Path, place: Path) -> None:
+    shutil.copytree(run, place / "run.previous", symlinks=True)
+    (place / "run.previous" / "manifest.json").write_text("{")
+    before = contents(place)
     with pytest.raises(WriteError) as caught:
-        check_run_place(run)
+        check_run_place(place / "run")
+    assert contents(place) == before
     assert str(caught.value) == (
-        "run: its manifest.json is damaged, or not of headstart; it is not replaced.\n"
-        "  Choose another --out, or an empty folder."
+        f"{place}/run.previous: its manifest.json is damaged, or not of headstart; the earlier run would be kept there, "
+        "replacing it.\n  Rename it, or choose another --out."
     )
 
 

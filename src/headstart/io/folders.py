@@ -36,6 +36,11 @@ from headstart.io.progress import log
 
 MANIFEST = "manifest.json"
 RESTORE = "Restore the folder from a copy, or train again."
+UNCLEAR = f"its {MANIFEST} is damaged, or not of headstart"
+MAKE_ROOM = (
+    "Rename the folder, or remove it if you need nothing in it, and run the same command again; "
+    "or choose another --out."
+)
 SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"})
 """Names of files and folders of Windows, macOS and network storage, besides hidden ones."""
 LITTER = SYSTEM_FILES | {".ds_store", ".localized", ".directory"}
@@ -205,13 +210,12 @@ def check_replaceable(final: Path) -> None:
     if not occupied:
         return
     if not _is_ours(place):
-        is_listed = os.path.lexists(place / MANIFEST)
-        why = (
-            f"its {MANIFEST} is damaged, or not of headstart"
-            if is_listed
-            else "contains files that headstart did not write"
+        if os.path.lexists(place / MANIFEST):  # nothing else says which files in it are whose
+            raise WriteError(f"{final}: {UNCLEAR}; it is not replaced.", hint=MAKE_ROOM)
+        raise WriteError(
+            f"{final}: contains files that headstart did not write; it is not replaced.",
+            hint="Choose another --out, or an empty folder.",
         )
-        raise WriteError(f"{final}: {why}; it is not replaced.", hint="Choose another --out, or an empty folder.")
     with as_write_error(final):
         _check_previous(place)
 
@@ -227,8 +231,9 @@ def _check_previous(place: Path) -> None:
         return
     is_folder = os.path.isdir(previous) and not os.path.islink(previous)
     if not is_folder or (_occupied(previous) and not _is_ours(previous)):
+        why = UNCLEAR if os.path.lexists(previous / MANIFEST) else "was not written by headstart"
         raise WriteError(
-            f"{previous}: was not written by headstart; the earlier {place.name} would be kept there, replacing it.",
+            f"{previous}: {why}; the earlier {place.name} would be kept there, replacing it.",
             hint="Rename it, or choose another --out.",
         )
     if added := _added(previous):
