@@ -6,8 +6,8 @@ seconds; a second signal cuts that short. A damaged run stops it with a message.
 
 The HTTP server is granian, embedded: one process, HTTP/1.1 only, with a time limit for headers, which also closes idle
 connections. Granian's own limit on connections makes callers wait without an answer, so it is set above what the process may
-open, and `admission` refuses instead. Ready in about a second if the compiled networks are in the user's cache; torch is not
-imported.
+open, and `admission` refuses instead. Ready in 1.5 to 1.7 s (two busy cores) if the compiled networks are in the user's
+cache; torch is not imported.
 """
 
 from __future__ import annotations
