@@ -258,13 +258,47 @@ MANY = [np.zeros((8, 8, 3), np.uint8)] * 4
             BadLabels,
             "y: labels of types int and str, expected one type, such as str or int.",
         ),
-        (MANY, [0, 1, 2, 1], BadLabels, "y: 4 images of 3 classes (0 1, 1 2, 2 1 ...), expected at least 6."),
+        (
+            MANY,
+            ["a", 1, "a", 1],
+            BadLabels,
+            "y: labels of types int and str, expected one type, such as str or int.",
+        ),
+        (
+            MANY,
+            ["a", "b", float("nan"), "a"],
+            BadLabels,
+            "y[2]: nan, expected a label.\n  Leave out images without a label.",
+        ),
+        (MANY, [0, 1, 2, 1], BadLabels, "y: 4 images of 3 classes (0 1, 1 2, 2 1), expected at least 6."),
     ],
 )
 def test_wrong_x_and_y(model: ImageClassifier, X: object, y: object, error: type[Exception], text: str) -> None:
     with pytest.raises(error) as caught:
         model.fit(X, y)
     assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    ("groups", "text"),
+    [
+        (["anna", "ben"], "X and groups: 4 images and groups of shape (2,), expected one group per image."),
+        (["anna", "ben", None, "anna"], "groups[2]: None, expected a group.\n  Give such images a group each."),
+        (["anna", "ben", float("nan"), "anna"], "groups[2]: nan, expected a group.\n  Give such images a group each."),
+    ],
+)
+def test_wrong_groups(model: ImageClassifier, groups: list[object], text: str) -> None:
+    with pytest.raises(DataError) as caught:
+        model.fit(MANY, ["a", "b", "a", "b"], groups)
+    assert str(caught.value) == text
+
+
+def test_images_of_one_group_stay_in_one_set(model: ImageClassifier) -> None:
+    pictures = [draw(kind, n) for n in range(16) for kind in range(2)]
+    patients = [f"patient {i // 4}" for i in range(len(pictures))]
+    fitted = model.fit(pictures, ["a", "b"] * 16, groups=patients)
+    sets = {patient: {str(fitted.split_[i]) for i, p in enumerate(patients) if p == patient} for patient in patients}
+    assert {len(names) for names in sets.values()} == {1} and set.union(*sets.values()) == {"train", "val"}
 
 
 def test_labels_are_checked_before_weights_are_looked_for(tmp_path: Path) -> None:

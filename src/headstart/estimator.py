@@ -31,6 +31,7 @@ from headstart.data.splits import make_split, require_sets
 from headstart.errors import BadLabels, DataError, UnreadableImage
 from headstart.evaluation.probabilities import softmax
 from headstart.images.image_refs import ImageRef, Images
+from headstart.io.text_table import few
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.predictor import Predictor
 from headstart.pipeline.fit import ResolvedBackbones, fit_classifier, resolve_backbones
@@ -117,21 +118,23 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         self.offline = offline
         self.max_download = max_download
 
-    def fit(self, X: Any, y: Any) -> ImageClassifier:
+    def fit(self, X: Any, y: Any, groups: Any = None) -> ImageClassifier:
         """Choose backbones by leave-one-out and heads on a validation set, or by cross-validation if there are few images;
         calibrate on it, then fit the heads on all images.
 
-        Copies of an image stay in one set of the split. Raises `RecipeError` (parameters), `DataError` (`X` is not a
-        list of images, lengths differ), `BadLabels` (`y`), `UnreadableImage`, `BackboneError`, `WriteError`.
+        `groups` (N,) has equal values for images that are not independent, such as those of one patient. They stay in one set
+        of the split, as copies of an image do. Raises `RecipeError` (parameters), `DataError` (`X` is not a list of images,
+        lengths differ, a missing group), `BadLabels` (`y`), `UnreadableImage`, `BackboneError`, `WriteError`.
         """
         recipe = self._recipe()
         refs, names = _images(X)
         classes, labels_N = _labels(y, len(refs))
+        groups_N = np.arange(len(refs)) if groups is None else _groups(groups, len(refs))
         resolved = self._resolved(recipe, len(refs))
         images = Images.inspect(refs)
         _refuse_unreadable(names, images, "fit cannot use a label without its image")
         copies = find_copies(images, labels_N)
-        unsplit = _dataset(images, labels_N, classes)
+        unsplit = _dataset(images, labels_N, classes, groups_N)
         dataset = make_split(unsplit, seed=recipe.seed, val_size=recipe.val_size, test_size=0.0, near=copies.groups_N)
         require_sets(dataset, ("train", "val"), hint="Add images.")
         result = fit_classifier(FitTask(dataset, images, recipe, resolved.runtime), resolved)
@@ -241,11 +244,7 @@ def _source(item: Any, i: int) -> ImageRef:
 
 def _labels(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the sorted classes (K,), and int64 (N,) indices into them. Raises `DataError`, `BadLabels`."""
-    array = np.asarray(y)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.shape != (n,):
-        raise DataError(f"X and y: {n:,} images and labels of shape {array.shape}, expected one label per image.")
+    array = _column(y, n, "label")
     _refuse_missing(array)
     try:
         classes, labels_N, counts = np.unique(array, return_inverse=True, return_counts=True)
@@ -255,11 +254,37 @@ def _labels(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
     if len(classes) == 1:
         raise BadLabels(f"y: only one class, {classes[0]!s}; expected two or more.")
     if n < 2 * len(classes):
-        listed = ", ".join(f"{c!s} {k:,}" for c, k in list(zip(classes, counts, strict=True))[:3])
+        listed = few([f"{c!s} {k:,}" for c, k in zip(classes, counts, strict=True)], 3)
         raise BadLabels(
-            f"y: {n:,} images of {len(classes):,} classes ({listed} ...), expected at least {2 * len(classes):,}."
+            f"y: {n:,} images of {len(classes):,} classes ({listed}), expected at least {2 * len(classes):,}."
         )
     return classes, labels_N.astype(np.int64)
+
+
+def _groups(groups: Any, n: int) -> np.ndarray:
+    """Return an int64 number for each group (N,), in the order in which they first appear. Raises `DataError`."""
+    values = _column(groups, n, "group").tolist()
+    missing = next((i for i, value in enumerate(values) if _is_missing(value)), None)
+    if missing is not None:
+        raise DataError(
+            f"groups[{missing}]: {values[missing]}, expected a group.", hint="Give such images a group each."
+        )
+    numbers: dict[Any, int] = {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int64)
+
+
+def _column(values: Any, n: int, what: str) -> np.ndarray:
+    """Return labels or groups as an array (N,), of objects if they are of several types: numpy would make a NaN among strings
+    the text 'nan'. Raises `DataError`."""
+    array = np.asarray(values)
+    if isinstance(values, list | tuple) and array.dtype.kind in "US" and array.shape == (len(values),):
+        array = array if all(isinstance(value, str | bytes) for value in values) else np.array(values, object)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.shape != (n,):
+        of = "y" if what == "label" else "groups"
+        raise DataError(f"X and {of}: {n:,} images and {what}s of shape {array.shape}, expected one {what} per image.")
+    return array
 
 
 def _refuse_missing(array: np.ndarray) -> None:
@@ -281,7 +306,7 @@ def _is_missing(label: Any) -> bool:
         return True
 
 
-def _dataset(images: Images, labels_N: np.ndarray, classes: np.ndarray) -> Dataset:
+def _dataset(images: Images, labels_N: np.ndarray, classes: np.ndarray, groups_N: np.ndarray) -> Dataset:
     """Return a dataset whose image names derive from their contents.
 
     So the validation set depends neither on their order, nor on whether they came as files or as pixels (the difference
@@ -300,7 +325,7 @@ def _dataset(images: Images, labels_N: np.ndarray, classes: np.ndarray) -> Datas
         labels=labels_N,
         classes=tuple(map(str, classes)),
         split=np.full(len(infos), "", "<U5"),
-        groups=np.arange(len(infos)),
+        groups=groups_N,
     )
     return with_identical_files(dataset, images)
 

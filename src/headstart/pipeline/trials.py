@@ -207,7 +207,8 @@ def with_latency(
         log.warning("%s: its latency could not be measured: %s", candidate.name, error.strerror)
         return outcome
     except ValueError:
-        log.warning("%s: its latency could not be measured: %s", candidate.name, _error_of(ended, 600.0)[0])
+        why = "stopped after 600 s" if ended.stopped else _error_of(ended, 600.0)[0]
+        log.warning("%s: its latency could not be measured: %s", candidate.name, why)
         return outcome
     _keep(place, candidate, outcome)
     return outcome
