@@ -73,6 +73,7 @@ def test_each_image_is_seen_enlarged_and_as_a_whole(
     members = trained(photos, tmp_path / "run", tiny_weights, pooling="last")
     assert [str(each) for each in members] == ["test_resnet.a at 96 px", "test_resnet.a at 64 px, squash"]
     assert "test_resnet.a sees each image as 96 px, crop and 64 px, squash." in caplog.messages
+    assert headstart.load_classifier(tmp_path / "run").backbones == "test_resnet.a at 96 px and at 64 px, squash"
     assert [row["input"] for row in chosen_from(tmp_path / "run")] == ["96 px, crop", "64 px, squash"]
     assert RunFolder(tmp_path / "run").provenance.two_inputs == 1
     assert headstart.reproduce(tmp_path / "run", weights=tiny_weights).same

@@ -406,7 +406,7 @@ def _title(source: DataSource, classifier: Classifier) -> str:
 def _facts(classifier: Classifier, made: Provenance) -> tuple[tuple[str, str], ...]:
     listed = [
         ("made by", made_by(made)),
-        ("backbones", " + ".join(dict.fromkeys(str(p.extractor) for p in classifier.members))),
+        ("backbones", classifier.backbones),
         ("images", f"{made.data.images:,} images"),
         ("seed", f"seed {made.seed}"),
         ("model", f"model {classifier.id}"),

@@ -349,10 +349,9 @@ class TrainResult(Result):
 
     def summary(self) -> str:
         """Return the run folder, the backbones, and the test accuracy, or that on validation if there is no test."""
-        backbones = " + ".join(str(member.extractor) for member in self.classifier.members)
         judged = self._metrics.judged
         what = "test" if self.test else "no test set; validation"
-        return f"{self.out}: {backbones}; {what} accuracy {judged['accuracy']}, {judged.n:,} images"
+        return f"{self.out}: {self.classifier.backbones}; {what} accuracy {judged['accuracy']}, {judged.n:,} images"
 
     def facts(self) -> list[tuple[str, str]]:
         """Return the metrics on the test set, or on the validation set if there is no test."""
@@ -379,13 +378,12 @@ class TrainResult(Result):
 
     def table(self) -> str:
         """Format as plain text for a terminal."""
-        backbones = " + ".join(str(p.extractor) for p in self.classifier.members)
         # files that cannot be used were said while reading them
         found = [f for f in self.findings if f.severity != "info" and f.check not in REASONS]
         problems = [f"{f.severity}: {plain(f.message)}" for f in found]
         took = f"{self.seconds['total']:.1f} s"
         judged = f"Test: {self.test.table()}" if self.test else f"{ON_VALIDATION}\nValidation: {self.val.table()}"
-        return "\n".join([*problems, f"{backbones}; {took}; written to {self.out}", "", judged])
+        return "\n".join([*problems, f"{self.classifier.backbones}; {took}; written to {self.out}", "", judged])
 
 
 def _source_hash() -> str:

@@ -20,7 +20,7 @@ from headstart.io.files import sha256_bytes
 from headstart.io.result_repr import OneLineRepr, short_facts
 from headstart.io.text_table import few
 from headstart.model.heads.linear_layer import LinearLayer
-from headstart.model.inference.features import FeatureExtractor
+from headstart.model.inference.features import FeatureExtractor, listed
 from headstart.model.inference.runtime import Runtime
 
 
@@ -61,7 +61,7 @@ class Classifier(OneLineRepr):
 
     def summary(self) -> str:
         """The backbones and the number of classes."""
-        return f"{' + '.join(str(member.extractor) for member in self.members)}, {len(self.classes)} classes"
+        return f"{self.backbones}, {len(self.classes)} classes"
 
     def facts(self) -> list[tuple[str, str]]:
         """Backbones, classes and calibration."""
@@ -72,6 +72,11 @@ class Classifier(OneLineRepr):
             **asdict(self.calibration),
         }
         return list(short_facts(facts))
+
+    @property
+    def backbones(self) -> str:
+        """The backbones, each with all its inputs."""
+        return listed(member.extractor for member in self.members)
 
     @property
     def id(self) -> str:

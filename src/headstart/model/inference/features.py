@@ -18,7 +18,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -61,10 +61,27 @@ class FeatureExtractor:
     pooling: Pooling = "last"
 
     def __str__(self) -> str:
+        return f"{self.backbone.name} at {self._features}"
+
+    @property
+    def _features(self) -> str:
         resize = self.spec.resize if self.spec.resize != self.backbone.preprocess.resize else ""
         stages = "all stages" if self.pooling == "stages" else ""
-        parts = (f"{self.backbone.name} at {self.spec.image_size} px", resize, stages, self.backbone.training)
-        return ", ".join(filter(None, parts))
+        return ", ".join(filter(None, (f"{self.spec.image_size} px", resize, stages, self.backbone.training)))
+
+
+def listed(extractors: Iterable[FeatureExtractor]) -> str:
+    """List the backbones of a classifier, each with all its inputs.
+
+    >>> from headstart.model.backbones.registry import without_weights
+    >>> own = FeatureExtractor(without_weights("resnet18"), Preprocess())
+    >>> listed([own, replace(own, spec=Preprocess(image_size=288))])
+    'resnet18 at 224 px and at 288 px'
+    """
+    seen: dict[str, list[str]] = {}
+    for each in extractors:
+        seen.setdefault(each.backbone.name, []).append(f"at {each._features}")
+    return " + ".join(f"{name} {' and '.join(places)}" for name, places in seen.items())
 
 
 @dataclass(frozen=True, eq=False, repr=False)

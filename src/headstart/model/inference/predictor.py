@@ -40,8 +40,7 @@ class Predictor:
         self._threads = threading.local()
 
     def __repr__(self) -> str:
-        backbones = " + ".join(str(m.extractor) for m in self.classifier.members)
-        return f"Predictor({backbones}; {len(self.classifier.classes)} classes)"
+        return f"Predictor({self.classifier.backbones}; {len(self.classifier.classes)} classes)"
 
     def predict(
         self, images: Images | GivenImages, names: Sequence[str] | None = None, labels: np.ndarray | None = None
