@@ -84,7 +84,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
         suspects=(Suspect(paths[3], CLASSES[0], CLASSES[1], 0.01, "test"),),
         groups=((paths[4], paths[5]), (paths[6], paths[7], "gone.png")),
         labels=dict.fromkeys(paths, CLASSES[0]),
-        sides=dict.fromkeys(paths, "test"),
+        splits=dict.fromkeys(paths, "test"),
         seen=(folder / "seen.png").read_bytes(),
         seconds={"look": 1.0, "total": 2.0},
         costs=(("backbones", "1"),),

@@ -114,7 +114,7 @@ def test_pairs_on_groups_are_tested_on_groups_with_a_note() -> None:
 
 
 def test_an_export_is_compared_on_the_groups_of_the_run(patients: tuple[Path, Path]) -> None:
-    found = parity_images(RunFolder(patients[1]), None, most=12, sides=("test",))
+    found = parity_images(RunFolder(patients[1]), None, most=12, splits=("test",))
     there = {path.name.split("_")[0] for path in found.images.refs}
     assert len(found) == 12 and len(set(found.groups_N.tolist())) == len(there) <= 5
     again = found.take([1, 0])
@@ -173,9 +173,9 @@ def test_the_trials_marked_are_those_of_the_heads_that_were_fitted(patients: tup
     assert [(t.stage, t.backbone) for t in taken] == [("head", "test_resnet.a"), ("head", "test_efficientnet.b")]
     assert [HeadRecord(t.head, None if math.isnan(t.strength) else t.strength) for t in taken] == list(heads)
     kinds = " and ".join(dict.fromkeys(head.kind for head in heads))
-    assert f". 2 frozen backbones, {kinds} heads; model " in (patients[1] / "README.md").read_text()
+    assert f". Frozen backbones, 2 heads ({kinds}); model " in (patients[1] / "README.md").read_text()
     three = replace(run.provenance, heads=tuple(HeadRecord(kind, 0.1) for kind in ("lda", "ridge", "blend")))
-    assert made_by(three) == "3 frozen backbones, lda, ridge and blend heads"
+    assert made_by(three) == "Frozen backbones, 3 heads (lda, ridge and blend)"
     assert made_by(replace(three, heads=three.heads[:1])) == "Frozen backbone, lda head"
     bold = [row for row in trial_rows(found.trials, found.taken) if row["chosen"]]
     assert {row["loss"] for row in bold} == {t.cv_log_loss for t in taken}

@@ -444,7 +444,7 @@ def _costs(classifier: Classifier, made: Provenance, images: int) -> tuple[tuple
     speed = made.tuned.images_per_second if made.tuned else None
     listed = [
         ("images", f"{images:,}"),
-        ("backbones", str(len(classifier.members))),
+        ("networks per image", str(len(classifier.members))),
         ("features per image", f"{features:,}"),
         ("input", ", ".join(dict.fromkeys(f"{p.extractor.spec.image_size} px" for p in classifier.members))),
         ("computed on", str(classifier.runtime)),

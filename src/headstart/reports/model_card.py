@@ -123,7 +123,7 @@ def made_by(made: Provenance) -> str:
     frozen = f"Frozen backbone, {kinds[0]} head" if kinds else ""
     if len(made.heads) > 1:
         listed = " and ".join(filter(None, [", ".join(kinds[:-1]), kinds[-1]]))
-        frozen = f"{len(made.heads)} frozen backbones, {listed} heads"
+        frozen = f"Frozen backbones, {len(made.heads)} heads ({listed})"
     if not tuned:
         return frozen
     how = {"finetune": "fine-tuned", "head_sgd": "dense layers trained on frozen features", "scratch": "from scratch"}
