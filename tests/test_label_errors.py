@@ -238,6 +238,25 @@ def test_what_no_other_fold_knows_is_not_held_against_a_label() -> None:
         assert suspected_labels([values_ND], labels, groups, 3) is None  # which is not: none is suspected
 
 
+@pytest.mark.parametrize("planted", [0, 4, 12])
+def test_no_label_is_called_one_that_looks_alike(planted: int) -> None:
+    """Classes 0 and 1 are drawn from one distribution, class 2 from another: only labels of 2 can be told to be wrong."""
+    found, right = [], []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        truth = np.repeat([0, 1, 2], 40)
+        features = rng.normal(size=(120, 64)).astype(np.float32)
+        features[truth == 2, :8] += 3
+        labels, wrong = truth.copy(), rng.choice(120, planted, replace=False)
+        labels[wrong] = np.where(truth[wrong] == 2, 0, 2)
+        issues = suspected_labels([features], labels, np.arange(120), 3)
+        assert issues is not None
+        found.append(len(issues))
+        right.append(np.isin(wrong, issues.order).mean() if planted else 1.0)
+        assert (issues.suggested != labels[issues.order]).all()
+    assert abs(np.mean(found) - planted) < 3 and np.mean(right) > 0.8
+
+
 @pytest.mark.parametrize(
     ("n", "classes", "dim", "patients"), [(12, 3, 64, 12), (400, 2, 64, 400), (200, 5, 128, 200), (400, 2, 32, 20)]
 )
@@ -314,7 +333,7 @@ def test_the_table_names_the_worst(mislaid: Path, tiny_weights: Path) -> None:
     found = headstart.check(mislaid, labels=True, weights=tiny_weights, backbone="test_resnet.a")
     n = len(found.label_errors)
     lines = found.table().splitlines()
-    place = lines.index(f"An estimated {n} of 61 labels {'is' if n == 1 else 'are'} wrong; the most suspicious first:")
+    place = lines.index(f"{n} of 61 labels look{'s' * (n == 1)} wrong; the most suspicious first:")
     assert lines[place + 1].endswith(f"class1  ->  class0  {ODD}")
     none = headstart.check(mislaid)
     assert (none.label_errors, none.to_json()["label_errors"]) == (None, None)

@@ -324,8 +324,8 @@ def test_all_images_are_near_copies_of_one(caplog: pytest.LogCaptureFixture) -> 
     assert made.groups.tolist() == list(range(100))
     assert said == [
         "100 images of 'class0' and 'class1' are near-copies of one another, but are in different sets, so the test "
-        "may be too easy. Kept together, they would leave a set without its share of a class. Groups that you name "
-        "(--group-column, --group-from) are always kept together."
+        "may be too easy, and its intervals too narrow. Kept together, they would leave a set without its share of a class. "
+        "Groups that you name (--group-column, --group-from) are always kept together."
     ]
 
 

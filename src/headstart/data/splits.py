@@ -466,8 +466,8 @@ def _copies_divided(dataset: Dataset, joined_N: np.ndarray, kept_N: np.ndarray) 
     names = _listed([repr(dataset.classes[k]) for k in sorted(set(dataset.labels[divided].tolist()))])
     return [
         f"{number_of(int(divided.sum()), 'image')} of {names} are near-copies of one another, but are in different sets, so "
-        "the test may be too easy. Kept together, they would leave a set without its share of a class. Groups that you name "
-        "(--group-column, --group-from) are always kept together."
+        "the test may be too easy, and its intervals too narrow. Kept together, they would leave a set without its share of a "
+        "class. Groups that you name (--group-column, --group-from) are always kept together."
     ]
 
 

@@ -8,7 +8,8 @@ A second pass without the suspects of the first did not help: with 5 % of the la
 0.877 of the first 5 % of the list were replaced labels, with it and without. Strongly shrunk discriminant analysis
 hardly follows so few. Not for data in which a third of the labels are wrong; nor a final verdict, see
 `evaluation.confident_learning`. Where the features cannot tell the classes apart, the head says as much against right
-labels as against wrong ones: then no label is judged (`suspected_labels`).
+labels as against wrong ones: then no label is judged, nor is one of two classes called the other if these two look alike
+(`suspected_labels`).
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ SHRINKAGES = (0.3, 0.6, 0.9)
 not follow wrong labels: with 0.1, 0.69 to 0.77 of the first 5 % on 700 cats and dogs were planted errors, with 0.9,
 0.89 to 0.94."""
 LEAST_ERRORS = 2.0
-"""Standard errors by which the out-of-fold Brier score must lie below that of the class frequencies. Of 800 sets of 12 to
+"""Standard errors by which the out-of-fold Brier score must lie below that of the class frequencies, among all classes and
+between two of them. Of 800 sets of 12 to
 400 images without any signal, 7 pass. With the log-loss as many do, but of 60 sets of 24 images in two clear classes, one
 image mislabelled, 23 do not: a single wrong label can cost as much as all others gain."""
 CANNOT_TELL = (
@@ -132,18 +134,45 @@ def suspected_labels(
     """Return the suspected labels, by `out_of_fold` (same arguments); None if the features cannot tell the classes apart,
     or no image could be judged by others.
 
-    They can if the out-of-fold Brier score is below that of the class frequencies by `LEAST_ERRORS` standard errors.
+    They can if the out-of-fold Brier score is below that of the class frequencies by `LEAST_ERRORS` standard errors. Labels
+    are suspected only in favour of classes that can be told apart from their own in the same way.
     """
-    labels_N = np.asarray(labels_N)
+    labels_N, groups_N = np.asarray(labels_N), np.asarray(groups_N)
     chances_NK, judged_N = _judged_out_of_fold(features, labels_N, groups_N, n_classes, seed)
-    if not judged_N.any():
+    known = (chances_NK[judged_N], labels_N[judged_N], groups_N[judged_N])
+    if not judged_N.any() or not _are_told_apart(*known):
         return None
-    known_N = labels_N[judged_N]
-    shares_K = np.bincount(known_N, minlength=n_classes) / len(known_N)
-    gain_N = _brier_scores(shares_K[None], known_N) - _brier_scores(chances_NK[judged_N], known_N)
-    if gain_N.mean() <= LEAST_ERRORS * standard_error(gain_N, groups_of(np.asarray(groups_N)[judged_N])):
-        return None
-    return label_issues(chances_NK, labels_N)
+    found = label_issues(chances_NK, labels_N)
+    own_M, joint_KK = labels_N[found.order], found.joint_KK.copy()
+    off_diagonal = joint_KK - np.diag(np.diag(joint_KK))
+    pairs = {
+        *zip(own_M.tolist(), found.suggested.tolist(), strict=True),
+        *map(tuple, np.argwhere(off_diagonal > 0).tolist()),
+    }
+    alike = {(a, b) for a, b in pairs if not _are_told_apart(*_of_two(*known, min(a, b), max(a, b)))}
+    for a, b in alike:
+        joint_KK[a, a] += joint_KK[a, b]
+        joint_KK[a, b] = 0
+    kept_M = np.array([pair not in alike for pair in zip(own_M.tolist(), found.suggested.tolist(), strict=True)], bool)
+    return LabelIssues(found.order[kept_M], found.suggested[kept_M], found.label_quality[kept_M], joint_KK)
+
+
+def _are_told_apart(chances_NK: np.ndarray, labels_N: np.ndarray, groups_N: np.ndarray) -> bool:
+    """Return whether probabilities say more about the labels than the frequencies of the classes do, beyond the noise."""
+    if not len(labels_N):
+        return False
+    shares_K = np.bincount(labels_N, minlength=chances_NK.shape[1]) / len(labels_N)
+    gain_N = _brier_scores(shares_K[None], labels_N) - _brier_scores(chances_NK, labels_N)
+    return bool(gain_N.mean() > LEAST_ERRORS * standard_error(gain_N, groups_of(groups_N)))
+
+
+def _of_two(
+    chances_NK: np.ndarray, labels_N: np.ndarray, groups_N: np.ndarray, one: int, other: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the probabilities, labels (0, 1) and groups of the images of two classes, as if there were no others."""
+    rows = np.isin(labels_N, (one, other))
+    both_N2 = np.maximum(chances_NK[rows][:, [one, other]], 1e-300)
+    return both_N2 / both_N2.sum(axis=1, keepdims=True), (labels_N[rows] == other).astype(np.int64), groups_N[rows]
 
 
 def _brier_scores(chances_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:

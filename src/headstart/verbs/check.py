@@ -81,9 +81,7 @@ class CheckResult(Result):
         ]
         n, labelled = len(self.label_errors), sum(self.classes.values())
         more = [f"and {n - SHOWN:,} more"] if n > SHOWN else []
-        first = (
-            f"An estimated {n:,} of {labelled:,} labels {'is' if n == 1 else 'are'} wrong; the most suspicious first:"
-        )
+        first = f"{n:,} of {labelled:,} labels look{'s' * (n == 1)} wrong; the most suspicious first:"
         return [first, *columns(rows, "<<<<<"), *more]
 
 
