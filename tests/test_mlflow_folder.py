@@ -18,8 +18,10 @@ import pytest
 
 import headstart
 from conftest import PATIENCE
+from headstart.errors import DamagedRun
 from headstart.exporters.mlflow_folder import write_mlflow_folder
-from headstart.io.folders import folder_aside
+from headstart.io.files import json_bytes, sha256_file
+from headstart.io.folders import folder_aside, write_manifest
 from headstart.model.backbones import builtin
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.runs.run_folder import RunFolder
@@ -144,3 +146,24 @@ def test_mlflow_loads_it_without_a_pickle(made: Path, answered: headstart.Predic
     found, opened = json.loads(done.stdout.splitlines()[-1])
     equals(pandas.DataFrame(found), answered)
     assert opened == []
+
+
+def test_a_member_outside_the_run_is_refused_before_anything_is_written(made: Path, tmp_path: Path) -> None:
+    """A run from elsewhere may name any folder: its files would have been copied to the same place beside the export."""
+    run, mine = shutil.copytree(made / "run", tmp_path / "run"), tmp_path / "mine"
+    described = json.loads((run / "headstart.json").read_text())
+    member = run / described["members"][0]["folder"]
+    described["members"][0]["folder"] = "../mine"
+    (run / "headstart.json").write_text(json.dumps(described))
+    shutil.copytree(member, mine)
+    (run / "manifest.json").unlink()
+    write_manifest(run)
+    manifest = json.loads((run / "manifest.json").read_text())
+    for file in mine.iterdir():
+        manifest["sha256"][f"../mine/{file.name}"] = sha256_file(file)
+    manifest["sha256"] = dict(sorted(manifest["sha256"].items()))
+    (run / "manifest.json").write_bytes(json_bytes(manifest))
+    with pytest.raises(DamagedRun, match=r"folder '../mine' is outside the run"):
+        write_mlflow_folder(RunFolder(run), tmp_path / "out")
+    assert {each.name for each in tmp_path.iterdir()} <= {"run", "mine", "out"}
+    assert not list(tmp_path.glob("out/**/model.safetensors"))

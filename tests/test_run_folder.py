@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import math
+import os
 import shutil
 import sys
 import tempfile
@@ -25,7 +26,7 @@ import headstart
 from conftest import SmallRun, write_photos
 from headstart.data.curation import Curation
 from headstart.data.data_source import DataSource
-from headstart.errors import DamagedRun, DataError, HeadstartError, MissingRun, UnsupportedRun
+from headstart.errors import BadWeights, DamagedRun, DataError, HeadstartError, MissingRun, UnsupportedRun
 from headstart.io.files import csv_bytes, json_bytes, png_bytes, read_csv, read_json
 from headstart.io.folders import MANIFEST, folder_aside, write_manifest
 from headstart.model.inference.predictions import Predictions, read_predictions, write_predictions
@@ -191,6 +192,21 @@ def test_the_frozen_example_predicts_what_it_predicted(tmp_path: Path) -> None:
     shutil.copy(photos / "class0/000.jpg", photos / "class0/copy.jpg")
     now = headstart.predict(FROZEN, *(photos / path for path in said.paths)).predictions
     assert now.probabilities == pytest.approx(said.probabilities, abs=0.02)
+
+
+def test_a_run_that_is_replaced_after_it_was_opened_gives_no_answers(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its network would be the new one's with the old head, and be kept in the cache as the old one's."""
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    opened = load_classifier(copy)
+    weights = copy / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1  # one bit of one weight
+    weights.write_bytes(content)
+    os.utime(weights, ns=(1, 1))
+    with pytest.raises(BadWeights, match="has changed since it was selected"):
+        headstart.Predictor(opened).predict([np.zeros((32, 32, 3), np.uint8)])
 
 
 def test_written_again_it_is_the_same_to_the_byte(tmp_path: Path) -> None:

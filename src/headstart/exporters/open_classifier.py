@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from headstart.errors import ExportError
+from headstart.errors import ExportError, UnsupportedRun
 from headstart.exporters.export_folder import ExportFolder, is_export
 from headstart.exporters.exported_classifier import ExportedClassifier
 from headstart.images.given_images import GivenImages
@@ -74,8 +74,13 @@ class OpenedClassifier:
 
     @property
     def trained_on(self) -> Path | None:
-        """Where the training images were; None for an export, which does not say."""
-        return None if self.run is None else self.run.provenance.source().place
+        """Where the training images were; None for an export, or a folder with a classifier only, which do not say."""
+        if self.run is None:
+            return None
+        try:
+            return self.run.provenance.source().place
+        except UnsupportedRun:
+            return None
 
     @property
     def opened_run(self) -> RunFolder:

@@ -13,17 +13,19 @@ from pathlib import Path
 from headstart.errors import WriteError
 from headstart.io.files import check_file_place
 from headstart.io.folders import MANIFEST, check_keeps, check_outside_data, check_replaceable, read_manifest
-from headstart.runs.run_folder import CLASSIFIER
+from headstart.runs.run_folder import CLASSIFIER, EXPORTED
 
 
 def check_outside_run(path: Path, *, option: str = "--out") -> None:
-    """Raise `WriteError` if `path`, named with `option`, is a run folder or inside one, which stays as it was written."""
+    """Raise `WriteError` if `path`, named with `option`, is a run folder, an export, or inside one, which stays as it was
+    written."""
     place = Path(os.path.abspath(path))
     for folder in (place, *place.parents):
-        if os.path.isfile(folder / MANIFEST) and os.path.isfile(folder / CLASSIFIER):
-            raise WriteError(
-                f"{path}: is in the run folder {folder}, which must not change.", hint=f"Choose another {option}."
-            )
+        for name, what in ((CLASSIFIER, "run folder"), (EXPORTED, "export")):
+            if os.path.isfile(folder / MANIFEST) and os.path.isfile(folder / name):
+                raise WriteError(
+                    f"{path}: is in the {what} {folder}, which must not change.", hint=f"Choose another {option}."
+                )
 
 
 def check_earlier(out: Path, kind: str, is_kind: Callable[[Set[str]], bool]) -> None:

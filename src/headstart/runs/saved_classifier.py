@@ -21,11 +21,11 @@ import numpy as np
 
 from headstart.errors import DamagedRun
 from headstart.images.preprocess import Preprocess
-from headstart.io.files import cache_dir, read_json, sha256_bytes, sha256_file, write_bytes, write_cache, write_json
+from headstart.io.files import cache_dir, read_json, sha256_bytes, write_bytes, write_cache, write_json
 from headstart.io.progress import log
 from headstart.model.backbones.config import STAGED
 from headstart.model.backbones.registry import RANDOM, TRAINED_HERE, Backbone
-from headstart.model.backbones.weights import is_classifier, read_header
+from headstart.model.backbones.weights import is_classifier, read_header, weights_sha256
 from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.inference.classifier import Calibration, Classifier, EnsembleMember
 from headstart.model.inference.engines import open_network, runtime_here
@@ -132,6 +132,7 @@ def _read_member(run: Path, described: Mapping[str, Any]) -> EnsembleMember:
         feature_dim=weight_DK.shape[0],
         origin=described["origin"],
         content=backbone_content(file),
+        file_sha256=weights_sha256(file),
     )
     pooling = described.get("pooling", "last")
     if pooling not in ("last", "stages"):
@@ -147,7 +148,7 @@ def backbone_content(file: Path) -> str:
     not be mistaken for one of those weights. So the name counts only for files written here, which `_write_member`
     recorded in the cache; any other file counts as separate weights, identified by its own SHA-256.
     """
-    sha256 = sha256_file(file)
+    sha256 = weights_sha256(file)
     note = _origin_note(sha256)
     try:
         origin = read_json(note)["weights"]

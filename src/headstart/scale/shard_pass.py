@@ -216,7 +216,7 @@ class _Work:
             return MEMORY
 
     def _embed(self, thread: int, reads: Reads, sessions: list[Session]) -> None:
-        """Read, decode and compute a batch. The watch begins when bytes have been read."""
+        """Read, decode and compute a batch. The watch is on decoding only: bytes arrive and networks get free when they do."""
         for session in sessions:
             session.pixels[...] = 0
         places = {i: place for place, i in enumerate(reads)}
@@ -226,10 +226,10 @@ class _Work:
             if self._watch is not None:
                 self._watch.begin(thread, list(held))
             readable |= self._decoded(held, places, sessions)
-            if readable and not left:
-                self._rows.values[list(readable)] = self._owner._values(sessions, list(readable.values()))
             if self._watch is not None:
                 self._watch.end(thread)
+        if readable:
+            self._rows.values[list(readable)] = self._owner._values(sessions, list(readable.values()))
 
     def _held(self, left: deque[int], reads: Reads) -> dict[int, _Bytes | str]:
         """Read the next images, until none is left or `HELD_BYTES` are held."""

@@ -25,10 +25,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from headstart.errors import RunError
 from headstart.images.image_refs import Images, read_image
 from headstart.io.addresses import store_url
 from headstart.io.extras import is_installed
 from headstart.io.files import png_bytes, sha256_bytes
+from headstart.io.progress import log
 from headstart.model.inference.features import Embedder
 from headstart.model.inference.heat_maps import Heat
 from headstart.pipeline.explanations import VIEWED, opened_heat, part_seen
@@ -111,7 +113,11 @@ class Explainer:
     @cached_property
     def _similar(self) -> tuple[SimilarImages | None, str]:
         """The training images that can be searched, None if there are none; and which are missing, and why."""
-        place = self.run.provenance.source().place
+        try:
+            place = self.run.provenance.source().place
+        except RunError as error:
+            log.warning("%s", error.message)
+            return None, "The record of the training images is missing or has changed, so none are shown."
         if store_url(place):
             return None, "The training images are in a bucket, from which this server downloads nothing."
         if not os.path.exists(place):

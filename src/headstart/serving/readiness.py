@@ -23,7 +23,7 @@ from headstart.exporters.golden_images import rendered_scene
 from headstart.io.files import read_json
 from headstart.model.inference.classifier import Classifier
 from headstart.model.inference.predictor import Predictor
-from headstart.serving.served_answers import ServedAnswer
+from headstart.serving.served_answers import DeadlinePassed, Overloaded, ServedAnswer
 from headstart.serving.served_classifier import ServedClassifier
 
 EXPECTED = f"{SAMPLES}/expected.json"
@@ -77,7 +77,7 @@ async def check_answers(served: ServedClassifier, known: Future[KnownAnswer] | N
     `known` is the result of `known_answer`, if it is being computed already. Raises `ServeError`, `RunError`, `ExportError`.
     """
     export = served.opened.export
-    if export is not None and export.has(EXPECTED):
+    if export is not None and export.has(EXPECTED) and read_json(export.checked(EXPECTED))["samples"]:
         await _check_samples(served, export)
     elif known is not None:
         await _check_scene(served, await asyncio.wrap_future(known))
@@ -117,7 +117,13 @@ async def _check_scene(served: ServedClassifier, known: KnownAnswer) -> None:
 
 
 async def _answers(served: ServedClassifier, images: Sequence[bytes]) -> list[ServedAnswer]:
-    answers = await served.classify(images, seconds=PATIENCE)
+    try:
+        answers = await served.classify(images, seconds=PATIENCE)
+    except (DeadlinePassed, Overloaded) as error:
+        raise ServeError(
+            f"an image with a known answer was not answered: {error}",
+            hint="The machine may be too busy, or out of memory. Start the server again.",
+        ) from error
     for answer in answers:
         if not isinstance(answer, ServedAnswer):
             raise ServeError(f"an image that comes with headstart could not be decoded: {answer.message}")

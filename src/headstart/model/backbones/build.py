@@ -89,12 +89,11 @@ def _classifier_names(model: torch.nn.Module) -> tuple[str, ...]:
 
 def _load(model: torch.nn.Module, backbone: Backbone, weights: Path, classifier: tuple[str, ...]) -> None:
     """Load all of the file's tensors into the network, strictly."""
-    sha256 = "" if backbone.source == "run" else backbone.sha256  # of the file with the run's original tensors
     own = model.state_dict()
     shapes = {key: tuple(value.shape) for key, value in own.items()}
     try:
         check_fits(weights, shapes, classifier=classifier, name=backbone.architecture)
-        tensors = load_tensors(weights, sha256=sha256)
+        tensors = load_tensors(weights, sha256=backbone.expected_sha256)
     except BadWeights as error:
         tensors = _as_timm_reads(model, backbone, weights, classifier, error)
     tensors = {key: value for key, value in tensors.items() if not is_classifier(key, classifier)}
@@ -111,7 +110,7 @@ def _as_timm_reads(
     """
     import timm
 
-    tensors = load_tensors(weights, sha256="" if backbone.source == "run" else backbone.sha256)
+    tensors = load_tensors(weights, sha256=backbone.expected_sha256)
     module = sys.modules[timm.models.model_entrypoint(backbone.architecture).__module__]
     as_timm = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_checkpoint_filter_fn", None)
     if as_timm is None:

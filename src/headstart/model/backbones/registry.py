@@ -76,12 +76,18 @@ class Backbone:
     licence: str
     feature_dim: int | None  # None when it is not known without building the network
     origin: str
-    content: str = ""  # source 'run': cache key of graphs and features, see `classifier.backbone_content`
+    content: str = ""  # source 'run': cache key of graphs and features, see `saved_classifier.backbone_content`
+    file_sha256: str = ""  # source 'run': of the file itself, which has another last layer than the weights named above
 
     @property
     def trained_here(self) -> bool:
         """Whether its weights were trained by headstart, starting from those of the same name."""
         return self.origin.startswith(TRAINED_HERE)
+
+    @property
+    def expected_sha256(self) -> str:
+        """SHA-256 of the bytes that the weights file must have when it is read."""
+        return self.file_sha256 if self.source == "run" else self.sha256
 
     @property
     def training(self) -> str:

@@ -74,9 +74,8 @@ class Topology:
     def _arrays(self, backbone: Backbone, spec: Preprocess) -> dict[str, np.ndarray]:
         if backbone.weights is None:
             raise BadWeights(f"{backbone.name}: has random weights; save them before using it.")
-        sha256 = "" if backbone.source == "run" else backbone.sha256  # of the file with the run's original tensors
         scale, shift = spec.scale_and_shift()
-        return {**load_arrays(backbone.weights, sha256=sha256), SCALE: scale, SHIFT: shift}
+        return {**load_arrays(backbone.weights, sha256=backbone.expected_sha256), SCALE: scale, SHIFT: shift}
 
     def _needs(self, tensor: str) -> bool:
         return tensor in self.shapes and not tensor.endswith("num_batches_tracked")
