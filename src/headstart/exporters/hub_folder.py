@@ -195,15 +195,15 @@ def _results(run: RunFolder) -> list[Any]:
     """Return the metrics that are defined as the hub's `EvalResult`s; the data is described, not named."""
     from huggingface_hub import EvalResult
 
-    judged, name = run.metrics.judged, {"test": "test", "val": "validation"}[run.metrics.split]
-    data = f"{judged.n:,} {name} images of {len(run.classifier.classes)} classes"
+    judged, split = run.metrics.judged, {"test": "test", "val": "validation"}[run.metrics.split]
+    data = f"{judged.n:,} {split} images of {len(run.classifier.classes)} classes"
     return [
         EvalResult(
             task_type="image-classification",
             task_name="Image classification",
             dataset_type="imagefolder",
             dataset_name=data,
-            dataset_split=name,
+            dataset_split=split,
             metric_type=kind,
             metric_name=shown,
             metric_value=round(judged[name].value, 6),
