@@ -350,6 +350,6 @@ def test_another_number_of_threads_is_refused_with_what_to_set(tmp_path: Path) -
     from headstart.training.checkpoint import Snapshot
 
     Checkpoint(tmp_path / "run.unfinished", {"threads": "1"}).keep(Snapshot({}, {}))
-    with pytest.raises(UnfinishedTraining, match="threads: 1 -> 2") as refused:
+    with pytest.raises(UnfinishedTraining, match="threads: was 1, is 2") as refused:
         Checkpoint(tmp_path / "run.unfinished", {"threads": "2"}).load()
     assert "set OMP_NUM_THREADS=1" in refused.value.hint

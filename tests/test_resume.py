@@ -206,15 +206,15 @@ def test_another_key_is_refused_with_what_changed(tmp_path: Path) -> None:
         train(path, key={"max_lr": "0.1", "images": "1234abcd", "augment": "flip"}, epochs=4)
     assert str(caught.value) == (
         f"{path}: an unfinished training run is in the way, and this one differs from it:\n"
-        "    augment: (none) -> flip\n"
-        "    epochs: 3 -> 4\n"
-        "    max_lr: 0.02 -> 0.1\n"
+        "    augment: was not there, is flip\n"
+        "    max_lr: was 0.02, is 0.1\n"
+        "    number of epochs: was 3, is 4\n"
         "  Repeat the earlier command to resume it, or add --restart to discard it."
     )
     assert path.read_bytes() == before
     assert Checkpoint(path, KEY).recorded() == {
         **KEY,
-        "epochs": "3",
+        "number of epochs": "3",
         "highest learning rate": "0.02",
         "batches per epoch": "7",
     }
@@ -263,7 +263,7 @@ def test_a_snapshot_of_another_network_is_not_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, undisturbed: tuple[str, TrainingResult]
 ) -> None:
     path = tmp_path / "t.safetensors"
-    plan = {"epochs": "3", "highest learning rate": "0.02", "batches per epoch": "7"}
+    plan = {"number of epochs": "3", "highest learning rate": "0.02", "batches per epoch": "7"}
     Checkpoint(path, {**KEY, **plan}).keep(Snapshot({"module.0.weight": np.zeros((2, 2), np.float32)}, {"epoch": 1}))
     assert train(path)[0] == undisturbed[0]
     assert f"{path}: the unfinished training belongs to another network; starting over." in caplog.text
@@ -453,6 +453,6 @@ def test_killed_at_every_call_that_writes(tmp_path: Path) -> None:
         assert process.returncode == -signal.SIGKILL
         if calls > 6:
             assert Checkpoint(
-                path, {**KEY, "epochs": str(LONG), "highest learning rate": "0.02", "batches per epoch": "7"}
+                path, {**KEY, "number of epochs": str(LONG), "highest learning rate": "0.02", "batches per epoch": "7"}
             ).load()
     assert finish(path)[0] == expected

@@ -217,8 +217,10 @@ def _unfinished(
 
 
 def _with_default(recipe: Recipe, option: Field[Any]) -> str:
+    """Return the value of an option as a text that says whether it is the default."""
     value = getattr(recipe, option.name)
-    return f"{value} (default)" if value == option.default else str(value)
+    text = str(value) if value != "" else "empty"
+    return f"the default ({text})" if value == option.default else text
 
 
 def _interrupted(unfinished: ResumePoint, otherwise: EarlierChoices) -> EarlierChoices:

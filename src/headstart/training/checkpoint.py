@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -123,10 +124,9 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
     def _refuse_another(self, key: Mapping[str, str]) -> None:
-        names = sorted({*key, *self.key})
         changed = [
-            f"{name}: {key.get(name, '(none)')} -> {self.key.get(name, '(none)')}"
-            for name in names
+            f"{name}: {_change(key.get(name), self.key.get(name))}"
+            for name in sorted({*key, *self.key})
             if key.get(name) != self.key.get(name)
         ]
         if changed:
@@ -136,6 +136,21 @@ class Checkpoint:
                 + "\n    ".join(changed),
                 hint=f"Repeat the earlier command to resume it, or add --restart to discard it.{threads}",
             )
+
+
+def _change(before: str | None, now: str | None) -> str:
+    """Return how an entry of a key differs; hashes say nothing to a reader.
+
+    >>> _change("8", "9"), _change(None, "flip"), _change(64 * "a", 64 * "b")
+    ('was 8, is 9', 'was not there, is flip', 'not the same')
+    """
+    if all(text and re.fullmatch("[0-9a-f]{16,64}", text) for text in (before, now)):
+        return "not the same"
+    return f"was {_shown(before)}, is {_shown(now)}"
+
+
+def _shown(text: str | None) -> str:
+    return "not there" if text is None else f"{text[:12]}..." if re.fullmatch("[0-9a-f]{64}", text) else text
 
 
 def _threads_differ(key: Mapping[str, str], other: Mapping[str, str]) -> bool:

@@ -213,7 +213,7 @@ def _resumed(recipe: Recipe, recorded: Mapping[str, str]) -> Recipe:
     """Return the recipe with the epochs, learning rate and views of an interrupted training: it resumes with them."""
     if not recorded:
         return recipe
-    epochs, rate = int(recorded["epochs"]), float(recorded["highest learning rate"])
+    epochs, rate = int(recorded["number of epochs"]), float(recorded["highest learning rate"])
     n_views = int(recorded.get("views", 0)) or recipe.n_views
     return replace(recipe, epochs=recipe.epochs or epochs, lr=recipe.lr or rate, n_views=n_views)
 

@@ -117,7 +117,11 @@ def fit(
     training = _Training(task=task, recipe=recipe, epochs=epochs, lr=lr, hooks=hooks)
     training.pacing.follow(deadline, replanned)
     if checkpoint is not None:
-        found = {"epochs": str(epochs), "highest learning rate": repr(lr), "batches per epoch": str(len(task.train))}
+        found = {
+            "number of epochs": str(epochs),
+            "highest learning rate": repr(lr),
+            "batches per epoch": str(len(task.train)),
+        }
         training.resume(replace(checkpoint, key={**checkpoint.key, **found}))
     with _flags_kept(task.module):
         return training.run()
