@@ -58,8 +58,9 @@ STARTER_MB = 15
 
 
 TRAINED_HERE = "trained here from "
-RANDOM = "random weights"
 """Beginning of the origin of weights that headstart has trained."""
+RANDOM = "random weights"
+"""Origin of weights that have not been trained."""
 
 
 @dataclass(frozen=True)

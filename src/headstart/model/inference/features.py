@@ -71,17 +71,20 @@ class FeatureExtractor:
 
 
 def listed(extractors: Iterable[FeatureExtractor]) -> str:
-    """List the backbones of a classifier, each with all its inputs.
+    """List the backbones of a classifier, each with all its inputs; a fine-tuned network is another one than it began as.
 
     >>> from headstart.model.backbones.registry import without_weights
     >>> own = FeatureExtractor(without_weights("resnet18"), Preprocess())
     >>> listed([own, replace(own, spec=Preprocess(image_size=288))])
     'resnet18 at 224 px and at 288 px'
+    >>> tuned = replace(own.backbone, origin="trained here from resnet18 (hub)")
+    >>> listed([own, replace(own, backbone=tuned)])
+    'resnet18 at 224 px + resnet18 at 224 px, fine-tuned'
     """
-    seen: dict[str, list[str]] = {}
+    seen: dict[tuple[str, str], list[str]] = {}
     for each in extractors:
-        seen.setdefault(each.backbone.name, []).append(f"at {each._features}")
-    return " + ".join(f"{name} {' and '.join(places)}" for name, places in seen.items())
+        seen.setdefault((each.backbone.name, each.backbone.training), []).append(f"at {each._features}")
+    return " + ".join(f"{name} {' and '.join(places)}" for (name, _), places in seen.items())
 
 
 @dataclass(frozen=True, eq=False, repr=False)
