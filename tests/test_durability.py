@@ -641,7 +641,7 @@ def test_what_was_trained_for_hours_is_not_lost_to_a_cache_that_may_not_be_writt
 
 # ------------------------------------------------------------------------------------------------- what is in the way
 OTHERS = "contains files that headstart did not write"
-UNCLEAR = "its manifest.json is damaged, or not of headstart"
+UNCLEAR = "its manifest.json is damaged, or was not written by headstart"
 MAKE_ROOM = (
     "Rename the folder, or remove it if you need nothing in it, and run the same command again; "
     "or choose another --out."

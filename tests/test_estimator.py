@@ -294,9 +294,9 @@ def test_wrong_groups(model: ImageClassifier, groups: list[object], text: str) -
 
 
 def test_images_of_one_group_stay_in_one_set(model: ImageClassifier) -> None:
-    pictures = [draw(kind, n) for n in range(16) for kind in range(2)]
-    patients = [f"patient {i // 4}" for i in range(len(pictures))]
-    fitted = model.fit(pictures, ["a", "b"] * 16, groups=patients)
+    drawn = [draw(kind, n) for n in range(16) for kind in range(2)]
+    patients = [f"patient {i // 4}" for i in range(len(drawn))]
+    fitted = model.fit(drawn, ["a", "b"] * 16, groups=patients)
     sets = {patient: {str(fitted.split_[i]) for i, p in enumerate(patients) if p == patient} for patient in patients}
     assert {len(names) for names in sets.values()} == {1} and set.union(*sets.values()) == {"train", "val"}
 

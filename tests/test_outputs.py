@@ -250,6 +250,18 @@ def test_a_folder_of_another_kind_is_not_replaced(
     assert contents(place) == before
 
 
+def test_nothing_is_written_into_an_export(place: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its manifest lists every file, so one more would damage it."""
+    export = place / "export"
+    export.mkdir()
+    (export / "export.json").write_text("{}")
+    write_manifest(export)
+    before = contents(place)
+    for words in ("split cd --out export/split.csv", "evaluate run cd --out export/evaluated --no-report"):
+        assert f"is in the export {export}, which must not change.\n  Choose another --out." in refused(words, capsys)
+    assert contents(place) == before
+
+
 @pytest.mark.parametrize("words", ["evaluate run cd --out run", "explain run one.jpg --out run", "bundle --out run"])
 def test_a_run_is_not_replaced_by_something_else(
     words: str, place: Path, trained: Path, capsys: pytest.CaptureFixture[str]
@@ -271,7 +283,7 @@ def test_a_run_with_a_damaged_manifest_is_not_replaced_until_it_is_renamed(
     (run / "notes.txt").write_text("mine")
     before, words = contents(place), f"train cd --approach linear --no-report --out run --weights-dir {tiny_weights}"
     assert refused(words, capsys) == (
-        "WriteError: run: its manifest.json is damaged, or not of headstart; it is not replaced.\n"
+        "WriteError: run: its manifest.json is damaged, or was not written by headstart; it is not replaced.\n"
         "  Rename the folder, or remove it if you need nothing in it, and run the same command again; or choose another "
         "--out.\n"
     )
@@ -290,8 +302,8 @@ def test_a_previous_run_with_a_damaged_manifest_is_not_replaced_either(run: Path
         check_run_place(place / "run")
     assert contents(place) == before
     assert str(caught.value) == (
-        f"{place}/run.previous: its manifest.json is damaged, or not of headstart; the earlier run would be kept there, "
-        "replacing it.\n  Rename it, or choose another --out."
+        f"{place}/run.previous: its manifest.json is damaged, or was not written by headstart; the earlier run would be kept "
+        "there, replacing it.\n  Rename it, or choose another --out."
     )
 
 

@@ -192,8 +192,7 @@ class ExportFolder:
 
 def check_export_place(out: Path) -> None:
     """Raise `WriteError` unless `out` is new or an empty folder, is writable, and is not inside a run."""
-    if not is_export(out):
-        check_outside_run(out)
+    check_outside_run(out)
     check_replaceable(out)
     if os.path.isdir(out) and any(not is_system_file(name) for name in os.listdir(out)):
         raise WriteError(

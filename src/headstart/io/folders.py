@@ -36,7 +36,7 @@ from headstart.io.progress import log
 
 MANIFEST = "manifest.json"
 RESTORE = "Restore the folder from a copy, or train again."
-UNCLEAR = f"its {MANIFEST} is damaged, or not of headstart"
+UNCLEAR = f"its {MANIFEST} is damaged, or was not written by headstart"
 MAKE_ROOM = (
     "Rename the folder, or remove it if you need nothing in it, and run the same command again; "
     "or choose another --out."
@@ -426,7 +426,10 @@ def _plain_line_ends(data: bytes) -> bytes:
 
 
 def read_manifest(folder: Path, hint: str) -> dict[str, str]:
-    """Return {relative path: SHA-256} from a manifest exactly as `write_manifest` writes it, or raise `DamagedRun`."""
+    """Return {relative path: SHA-256} from a manifest exactly as `write_manifest` writes it: of files in its folder.
+
+    Raises `DamagedRun` for any other.
+    """
     path = folder / MANIFEST
     try:
         if path.is_symlink() or (path.exists() and not path.is_file()):
@@ -434,6 +437,8 @@ def read_manifest(folder: Path, hint: str) -> dict[str, str]:
         data = path.read_bytes()
         listed: dict[str, str] = json.loads(data)["sha256"]
         if not isinstance(listed, dict) or _plain_line_ends(data) != json_bytes({"sha256": listed}):
+            raise ValueError
+        if any(name.startswith("/") or ".." in name.split("/") for name in listed):
             raise ValueError
     except FileNotFoundError:
         raise DamagedRun(f"{folder}: has no {MANIFEST}, so its files cannot be verified.", hint=hint) from None

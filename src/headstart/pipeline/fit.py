@@ -133,9 +133,9 @@ class FitResult:
     validation set from layers fitted without those images, divided by the temperature. `heads` are the closed-form
     heads, in the order of their members, and `finetuned` is the result of gradient descent, None if not part of the
     classifier. `history` has a row per trial. `recipe` includes options that were found during training, and `chosen`
-    names the backbones used, best first, of which the first `two_inputs` see each image in two ways: both depend on time.
-    `attempt` is the result of gradient descent that
-    was tried but not selected, and `why` one sentence on what was compared.
+    names the backbones used, best first, of which the first `two_inputs` see each image in two ways: both depend on
+    time. `attempt` is the result of gradient descent that was tried but not selected, and `why` one sentence on what
+    was compared.
     """
 
     classifier: Classifier

@@ -15,7 +15,7 @@ labels as against wrong ones: then no label is judged, nor is one of two classes
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -143,18 +143,15 @@ def suspected_labels(
     if not judged_N.any() or not _are_told_apart(*known):
         return None
     found = label_issues(chances_NK, labels_N)
-    own_M, joint_KK = labels_N[found.order], found.joint_KK.copy()
-    off_diagonal = joint_KK - np.diag(np.diag(joint_KK))
-    pairs = {
-        *zip(own_M.tolist(), found.suggested.tolist(), strict=True),
-        *map(tuple, np.argwhere(off_diagonal > 0).tolist()),
-    }
-    alike = {(a, b) for a, b in pairs if not _are_told_apart(*_of_two(*known, min(a, b), max(a, b)))}
-    for a, b in alike:
-        joint_KK[a, a] += joint_KK[a, b]
-        joint_KK[a, b] = 0
-    kept_M = np.array([pair not in alike for pair in zip(own_M.tolist(), found.suggested.tolist(), strict=True)], bool)
-    return LabelIssues(found.order[kept_M], found.suggested[kept_M], found.label_quality[kept_M], joint_KK)
+    pairs = list(zip(labels_N[found.order].tolist(), found.suggested.tolist(), strict=True))
+    apart = {pair for pair in set(pairs) if _are_told_apart(*_of_two(*known, *pair))}
+    kept_M = np.array([pair in apart for pair in pairs], bool)
+    return replace(
+        found,
+        order=found.order[kept_M],
+        suggested=found.suggested[kept_M],
+        label_quality=found.label_quality[kept_M],
+    )
 
 
 def _are_told_apart(chances_NK: np.ndarray, labels_N: np.ndarray, groups_N: np.ndarray) -> bool:

@@ -32,7 +32,7 @@ from headstart.io.files import write_text
 from headstart.io.progress import log
 from headstart.io.text_table import few, plain
 from headstart.model.inference.classifier import Classifier
-from headstart.model.inference.features import embed_images, own_features
+from headstart.model.inference.features import Embedder, embed_images
 from headstart.model.inference.predictions import Predictions
 from headstart.pipeline.nearest_images import mean_cosines, nearest, unit_rows
 from headstart.pipeline.scan import ScannedDataset
@@ -326,7 +326,7 @@ def _nearest(bare: ReportData, known: _ReportImages, classifier: Classifier) -> 
     if not asked or not len(training):
         return {}
     rows = [place[bare.predictions.paths[i]] for i in asked]
-    own = own_features(known.features, [m.extractor for m in classifier.members], classifier.runtime)
+    own = Embedder([m.extractor for m in classifier.members], classifier.runtime).own(known.features)
     cosines_MN = mean_cosines([x[rows] for x in own], [unit_rows(x[training]) for x in own])
     sha256s = [known.infos[j].sha256 for j in training]
     found = {}

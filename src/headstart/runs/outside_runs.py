@@ -17,12 +17,15 @@ from headstart.runs.run_folder import CLASSIFIER, EXPORTED
 
 
 def check_outside_run(path: Path, *, option: str = "--out") -> None:
-    """Raise `WriteError` if `path`, named with `option`, is a run folder, an export, or inside one, which stays as it was
-    written."""
+    """Raise `WriteError` if `path`, named with `option`, is a run folder, or inside one or inside an export: both stay as they
+    were written."""
     place = Path(os.path.abspath(path))
-    for folder in (place, *place.parents):
-        for name, what in ((CLASSIFIER, "run folder"), (EXPORTED, "export")):
-            if os.path.isfile(folder / MANIFEST) and os.path.isfile(folder / name):
+    for mark, what, folders in (
+        (CLASSIFIER, "run folder", (place, *place.parents)),
+        (EXPORTED, "export", place.parents),
+    ):
+        for folder in folders:
+            if os.path.isfile(folder / MANIFEST) and os.path.isfile(folder / mark):
                 raise WriteError(
                     f"{path}: is in the {what} {folder}, which must not change.", hint=f"Choose another {option}."
                 )

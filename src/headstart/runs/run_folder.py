@@ -328,7 +328,6 @@ def copy_classifier(run: RunFolder, folder: Path) -> None:
 
     Raises `DamagedRun`, `WriteError`.
     """
-    _ = run.classifier  # refuses a member outside the run before anything is written
     described = {key: value for key, value in read_json(run.checked(CLASSIFIER)).items() if key != "provenance"}
     members = [{**each, "origin": origin_without_path(each["origin"])} for each in described["members"]]
     described["members"] = members

@@ -216,7 +216,7 @@ class _Work:
             return MEMORY
 
     def _embed(self, thread: int, reads: Reads, sessions: list[Session]) -> None:
-        """Read, decode and compute a batch. The watch is on decoding only: bytes arrive and networks get free when they do."""
+        """Read, decode and compute a batch. Only decoding is watched, not waiting for bytes or for the network."""
         for session in sessions:
             session.pixels[...] = 0
         places = {i: place for place, i in enumerate(reads)}

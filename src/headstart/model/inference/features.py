@@ -306,13 +306,6 @@ class Embedder:
         return arrays, {i: failed[key] for i, key in enumerate(keys) if key in failed}
 
 
-def own_features(
-    features: Sequence[np.ndarray], extractors: Sequence[FeatureExtractor], runtime: Runtime
-) -> tuple[np.ndarray, ...]:
-    """Return the backbones' own pooled features, see `Embedder.own`; opens the networks. Raises `BackboneError`."""
-    return Embedder(extractors, runtime).own(features)
-
-
 def fingerprint(extractor: FeatureExtractor, runtime: Runtime, sha256s: Sequence[str]) -> str:
     """Hash (SHA-256) everything that features depend on: the network's key and each image's bytes, in order."""
     digest = hashlib.sha256(features_key(extractor.backbone, extractor.spec, runtime).encode())

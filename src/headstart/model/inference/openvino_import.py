@@ -20,7 +20,7 @@ _IMPORTING = threading.Lock()
 @cache
 def import_openvino() -> Any:
     """Import the package, its telemetry hidden. Raises `ImportError` if it is not installed."""
-    with _IMPORTING, without_telemetry():  # two threads would restore `sys.modules` under each other's feet
+    with _IMPORTING, without_telemetry():  # two threads would undo each other's change of `sys.modules`
         import openvino
         import openvino.frontend
     return openvino
