@@ -15,7 +15,7 @@ import math
 import platform
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import Field, asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -207,20 +207,14 @@ def _unfinished(
 
     The key has the sets and groups as they were made: copies and options of the data decide them, not the recipe.
     """
-    key = {f.name: _with_default(recipe, f) for f in fields(Recipe) if f.name not in ("budget", "device")}
+    names = [f.name for f in fields(Recipe) if f.name not in ("budget", "device")]
+    key = {name: str(getattr(recipe, name)) for name in names}
     key |= {"images": scanned.fingerprint, "split": split_hash(dataset), "not copies": scanned.not_copies.hash}
     key["groups"] = groups_hash(split_rows(dataset, scanned.images.sha256s))
     key |= {f"weights of {b.name}": b.sha256 or "random" for b in resolved.backbones}
     key |= {**_versions("torch"), "headstart's own source": _source_hash()}
     place = out.resolve()  # --out . has no name of its own
     return ResumePoint(place.with_name(f"{place.name}.unfinished"), key)
-
-
-def _with_default(recipe: Recipe, option: Field[Any]) -> str:
-    """Return the value of an option as a text that says whether it is the default."""
-    value = getattr(recipe, option.name)
-    text = str(value) if value != "" else "empty"
-    return f"the default ({text})" if value == option.default else text
 
 
 def _interrupted(unfinished: ResumePoint, otherwise: EarlierChoices) -> EarlierChoices:

@@ -19,7 +19,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ import numpy as np
 from headstart.errors import UnfinishedTraining
 from headstart.io.files import safetensors_bytes, write_bytes
 from headstart.io.progress import log
+from headstart.training.recipe import Recipe
 
 VERSION = "1"
 SAVING_SHARE = 20
@@ -125,7 +126,7 @@ class Checkpoint:
 
     def _refuse_another(self, key: Mapping[str, str]) -> None:
         changed = [
-            f"{name}: {_change(key.get(name), self.key.get(name))}"
+            f"{name}: {_change(name, key.get(name), self.key.get(name))}"
             for name in sorted({*key, *self.key})
             if key.get(name) != self.key.get(name)
         ]
@@ -138,19 +139,24 @@ class Checkpoint:
             )
 
 
-def _change(before: str | None, now: str | None) -> str:
-    """Return how an entry of a key differs; hashes say nothing to a reader.
+def _change(name: str, before: str | None, now: str | None) -> str:
+    """Return how an entry of a key differs, in words; hashes say nothing to a reader.
 
-    >>> _change("8", "9"), _change(None, "flip"), _change(64 * "a", 64 * "b")
-    ('was 8, is 9', 'was not there, is flip', 'not the same')
+    >>> _change("epochs", "8", "0"), _change("images", 64 * "a", 64 * "b")
+    ('was 8, is the default (0)', 'not the same')
     """
     if all(text and re.fullmatch("[0-9a-f]{16,64}", text) for text in (before, now)):
         return "not the same"
-    return f"was {_shown(before)}, is {_shown(now)}"
+    return f"was {_in_words(name, before)}, is {_in_words(name, now)}"
 
 
-def _shown(text: str | None) -> str:
-    return "not there" if text is None else f"{text[:12]}..." if re.fullmatch("[0-9a-f]{64}", text) else text
+def _in_words(name: str, text: str | None) -> str:
+    """Return a value, and whether it is the default of the recipe's option of that name."""
+    if text is None:
+        return "not there"
+    shown = f"{text[:12]}..." if re.fullmatch("[0-9a-f]{64}", text) else text or "empty"
+    is_default = text == {option.name: str(option.default) for option in fields(Recipe)}.get(name)
+    return f"the default ({shown})" if is_default else shown
 
 
 def _threads_differ(key: Mapping[str, str], other: Mapping[str, str]) -> bool:
