@@ -216,7 +216,7 @@ def test_one_image_saved_again_and_again(tmp_path: Path, caplog: pytest.LogCaptu
     assert made.images == {name: {"a": n, "b": n} for name, n in (("train", 6), ("val", 2), ("test", 2))}
     assert caplog.messages[0] == (
         "20 images of 'a' and 'b' are near-copies of one another, but are in different sets, so the test may be too "
-        "easy. Kept together, they would leave a set without its share of a class. Groups that you name (--group-column, "
+        "easy, and its intervals too narrow. Kept together, they would leave a set without its share of a class. Groups that you name (--group-column, "
         "--group-from) are always kept together."
     )
 
