@@ -179,12 +179,13 @@ def test_near_copies_are_those_that_are_given() -> None:
         "near_duplicates",
         "warning",
         ("cats/2.jpg", "cats/3.jpg", "cats/4.jpg", "cats/8.jpg", "cats/9.jpg"),
-        "5 images in 2 groups are nearly the same (for example cats/2.jpg and cats/3.jpg); they are kept in one set.",
+        "5 images in 2 groups are nearly the same (for example cats/2.jpg and cats/3.jpg); a split keeps them in one "
+        "set where it can.",
     )
     assert set(near) == {"near_duplicates", "size_summary"}
     counted = found(dataset(NAMES), facts, copies((2, 3), false_share=0.004))["near_duplicates"]
     assert counted.message == (
-        "2 images are nearly the same (cats/2.jpg and cats/3.jpg); they are kept in one set. "
+        "2 images are nearly the same (cats/2.jpg and cats/3.jpg); a split keeps them in one set where it can. "
         "An estimated 0.4 % of these pairs are wrong, judging by their labels."
     )
 

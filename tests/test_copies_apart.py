@@ -210,13 +210,13 @@ def test_one_image_saved_again_and_again(tmp_path: Path, caplog: pytest.LogCaptu
     messages = found(data)
     assert list(messages) == ["near_duplicates", "possible_label_conflict"]
     assert messages["near_duplicates"] == (
-        "20 images are nearly the same (for example a/0.jpg and a/10.jpg); they are kept in one set."
+        "20 images are nearly the same (for example a/0.jpg and a/10.jpg); a split keeps them in one set where it can."
     )
     made = headstart.split(data, out=tmp_path / "split.csv")
     assert made.images == {name: {"a": n, "b": n} for name, n in (("train", 6), ("val", 2), ("test", 2))}
     assert caplog.messages[0] == (
         "20 images of 'a' and 'b' are near-copies of one another, but are in different sets, so the test may be too "
-        "easy, and its intervals too narrow. Kept together, they would leave a set without its share of a class. Groups that you name (--group-column, "
+        "easy. Kept together, they would leave a set without its share of a class. Groups that you name (--group-column, "
         "--group-from) are always kept together."
     )
 
@@ -225,7 +225,7 @@ def test_one_image_saved_again_and_again(tmp_path: Path, caplog: pytest.LogCaptu
 def test_two_images(tmp_path: Path, other: int) -> None:
     data = written(tmp_path / "data", [scene(0), scene(other)])
     alike = {
-        "near_duplicates": "2 images are nearly the same (a/0.jpg and b/1.jpg); they are kept in one set.",
+        "near_duplicates": "2 images are nearly the same (a/0.jpg and b/1.jpg); a split keeps them in one set where it can.",
         "possible_label_conflict": "1 pair of images under different labels may be copies of one image (a/0.jpg and b/1.jpg: "
         "'a' and 'b'); look at it.",
     }
@@ -239,8 +239,8 @@ def test_two_images(tmp_path: Path, other: int) -> None:
 def test_one_image_of_each_class_twice(tmp_path: Path) -> None:
     data = written(tmp_path / "data", [scene(0), scene(1), as_jpeg(scene(0), 60), as_jpeg(scene(1), 60)])
     assert found(data) == {
-        "near_duplicates": "4 images in 2 groups are nearly the same (for example a/0.jpg and a/2.jpg); they are kept "
-        "in one set."
+        "near_duplicates": "4 images in 2 groups are nearly the same (for example a/0.jpg and a/2.jpg); a split "
+        "keeps them in one set where it can."
     }
     refused = f"no images are left for the validation set: 4 images in 2 groups are too few for three sets.\n  {FEW}"
     assert refusal(data) == refused

@@ -274,6 +274,13 @@ def test_hard_groups_are_whole_and_near_copies_are_where_the_groups_say_so(
     assert (again.groups[:, None] == again.groups).tolist() == (made.groups[:, None] == made.groups).tolist()
 
 
+def of_a_divided_film(made: Dataset, film: np.ndarray) -> bool:
+    """Whether each training image is in a group of its own, and all validation images in one, as all test images."""
+    groups = {name: made.groups[film & (made.split == name)].tolist() for name in ("train", "val", "test")}
+    numbers = [number for name in groups for number in sorted(set(groups[name]))]
+    return len(set(numbers)) == len(numbers) == len(groups["train"]) + bool(groups["val"]) + bool(groups["test"])
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9)), min_size=1, max_size=25), st.integers(0, 3))
 def test_near_copies_never_cost_a_class_its_share(films: list[tuple[int, int]], seed: int) -> None:
@@ -286,7 +293,7 @@ def test_near_copies_never_cost_a_class_its_share(films: list[tuple[int, int]], 
             assert abs(count(made, name, label) - int(0.2 * n + 0.5)) <= max(1, 0.02 * n)
             assert count(made, name, label) > 0 or n < 3
     for film in divided(made, near):
-        assert len(set(made.groups[near == film].tolist())) == (near == film).sum()
+        assert of_a_divided_film(made, near == film)
     for film in set(near.tolist()) - set(divided(made, near)):
         assert len(set(made.groups[near == film].tolist())) == 1
 
@@ -321,11 +328,11 @@ def test_all_images_are_near_copies_of_one(caplog: pytest.LogCaptureFixture) -> 
     made, said = warned(caplog, dataset([0] * 60 + [1] * 40), near=np.zeros(100, int))
     assert [count(made, name, 0) for name in ("train", "val", "test")] == [36, 12, 12]
     assert [count(made, name, 1) for name in ("train", "val", "test")] == [24, 8, 8]
-    assert made.groups.tolist() == list(range(100))
+    assert of_a_divided_film(made, np.full(100, True))
     assert said == [
         "100 images of 'class0' and 'class1' are near-copies of one another, but are in different sets, so the test "
-        "may be too easy, and its intervals too narrow. Kept together, they would leave a set without its share of a class. "
-        "Groups that you name (--group-column, --group-from) are always kept together."
+        "may be too easy. Kept together, they would leave a set without its share of a class. Groups "
+        "that you name (--group-column, --group-from) are always kept together."
     ]
 
 

@@ -281,7 +281,9 @@ def near_duplicates(c: CheckInput) -> Iterator[Finding]:
     """Copies that were saved again."""
     groups = [g for g in _groups(c.copies.groups_N, c.usable) if len(set(c.exact[g])) > 1]
     if groups:
-        text = f"{_members(groups)} nearly the same ({_example(c, groups)}); they are kept in one set."
+        text = (
+            f"{_members(groups)} nearly the same ({_example(c, groups)}); a split keeps them in one set where it can."
+        )
         wrong = c.copies.false_share
         if wrong is not None:
             text += f" An estimated {100 * wrong:.1f} % of these pairs are wrong, judging by their labels."

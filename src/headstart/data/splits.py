@@ -68,8 +68,8 @@ def make_split(
     - A group with images in a given val or test set is used only if a class has nothing else.
     - A warning names classes with too few images in the validation or the test set (`sets_too_small`).
 
-    Unlabelled images get ''. The groups of the result are those of the dataset, joined with the groups of near-copies
-    that were not split.
+    Unlabelled images get ''. The groups of the result are those of the dataset, joined with the groups of near-copies;
+    of a group that was split, the images in the validation set are one group, and those in the test set another.
 
     Raises `BadSplit` for shares outside 0..1, and for a class with validation or test images but none to train on.
     """
@@ -342,13 +342,18 @@ def _group(
 
 
 def _groups_kept(hard_N: np.ndarray, joined_N: np.ndarray, before_N: np.ndarray, after_N: np.ndarray) -> np.ndarray:
-    """int64 (N,): `joined_N`, except that groups assigned to several sets are split into their hard groups."""
-    used = np.flatnonzero(after_N != "")
-    numbered = np.unique(after_N[used], return_inverse=True)[1]
-    numbers, sets = np.unique(np.unique(joined_N[used] * 4 + numbered) // 4, return_counts=True)
+    """int64 (N,): `joined_N`, except for groups assigned to several sets.
+
+    Their images in the validation set are one group, and those in the test set another: they are right or wrong together.
+    In the training set they stay in their hard groups: a class that is all copies would have no model without them.
+    """
+    within_N = joined_N * 4 + np.unique(after_N, return_inverse=True)[1]  # a number for each group in each set
+    used = after_N != ""
+    numbers, sets = np.unique(np.unique(within_N[used]) // 4, return_counts=True)
     moved_N = np.isin(joined_N, joined_N[before_N != after_N])
     divided_N = moved_N & np.isin(joined_N, numbers[sets > 1])
-    return np.where(divided_N, merge_groups(len(hard_N), group_pairs(hard_N)), joined_N)
+    held = np.flatnonzero(divided_N & np.isin(after_N, ("val", "test")))
+    return np.where(divided_N, joined(hard_N, held[group_pairs(within_N[held])]), joined_N)
 
 
 NEW_IMAGES = (
@@ -466,8 +471,8 @@ def _copies_divided(dataset: Dataset, joined_N: np.ndarray, kept_N: np.ndarray) 
     names = _listed([repr(dataset.classes[k]) for k in sorted(set(dataset.labels[divided].tolist()))])
     return [
         f"{number_of(int(divided.sum()), 'image')} of {names} are near-copies of one another, but are in different sets, so "
-        "the test may be too easy, and its intervals too narrow. Kept together, they would leave a set without its share of a "
-        "class. Groups that you name (--group-column, --group-from) are always kept together."
+        "the test may be too easy. Kept together, they would leave a set without its share of a class. Groups that you name "
+        "(--group-column, --group-from) are always kept together."
     ]
 
 
