@@ -67,6 +67,18 @@ def test_every_kind_of_head_makes_a_run(tmp_path: Path, photos: Path, tiny_weigh
         assert (recorded.strength is None) == (head == "ncm")
 
 
+def test_too_few_validation_images_for_prediction_sets_are_said(
+    tmp_path: Path, photos: Path, tiny_weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = Recipe(approach="linear", backbone="test_resnet.a", head="lda", conformal_alpha=0.02)
+    run = headstart.train(photos, out=tmp_path / "run", weights=tiny_weights, recipe=asked, report=False)
+    assert run.classifier.calibration.conformal_threshold == 1.0
+    assert (
+        "The validation set has 9 images: too few for prediction sets at alpha 0.02, so each contains all classes "
+        "(it takes 49 images)."
+    ) in caplog.messages
+
+
 def test_a_file_that_cannot_be_used_is_said_once(
     tmp_path: Path, photos: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

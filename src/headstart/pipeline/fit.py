@@ -26,7 +26,7 @@ from headstart.evaluation.probabilities import softmax
 from headstart.images.value_ranges import ValueRanges
 from headstart.io.extras import require
 from headstart.io.progress import log
-from headstart.io.text_table import few
+from headstart.io.text_table import few, number_of
 from headstart.model.backbones.pool_downloads import candidates
 from headstart.model.backbones.registry import (
     Backbone,
@@ -272,22 +272,23 @@ def calibrate(candidate: Candidate, task: FitTask) -> tuple[Classifier, np.ndarr
         conformal_alpha=alpha,
         clip=clip_bound(probabilities_NK, labels_N),
     )
-    _note_few_groups(groups_N, alpha)
+    _note_too_few(groups_N, alpha)
     classifier = Classifier(
         members=final.members, classes=task.dataset.classes, runtime=task.runtime, calibration=calibration
     )
     return classifier, final.val_logits_NK
 
 
-def _note_few_groups(groups_N: np.ndarray, alpha: float) -> None:
-    """Log that prediction sets contain all classes if there are too few groups of images for better ones."""
+def _note_too_few(groups_N: np.ndarray, alpha: float) -> None:
+    """Log that prediction sets contain all classes if there are too few images, or groups of them, for better ones."""
     grouped = groups_of(groups_N)
     least = math.ceil(1 / alpha - 1 - 1e-9)
-    if grouped is not None and grouped.count < least:
+    if (grouped.count if grouped else len(groups_N)) < least:
         log.warning(
-            "The validation set has %s of images: too few for prediction sets at alpha %g, so each contains all classes "
-            "(it takes %s groups).",
-            counted_groups(grouped.count),
+            "The validation set has %s: too few for prediction sets at alpha %g, so each contains all classes (it takes %s "
+            "%s).",
+            f"{counted_groups(grouped.count)} of images" if grouped else number_of(len(groups_N), "image"),
             alpha,
             f"{least:,}",
+            "groups" if grouped else "images",
         )
