@@ -390,11 +390,16 @@ def test_an_archive_is_unpacked_once(run: Path, photos: Path, serial: Path, tmp_
     assert rows_of(tmp_path / "parts") == rows_of(serial)
 
 
-def test_a_damaged_part_or_plan_is_named(run: Path, photos: Path, serial: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("data", [b"", b"half a part"])
+def test_a_damaged_part_or_plan_is_named(
+    finished: bool, data: bytes, run: Path, photos: Path, serial: Path, tmp_path: Path
+) -> None:
     out = copied(serial, tmp_path / "parts")
-    (out / "_done.json").unlink()
+    if not finished:
+        (out / "_done.json").unlink()
     first = min(hashes(out))
-    (out / first).write_bytes(b"half a part")
+    (out / first).write_bytes(data)
     with pytest.raises(ShardError, match=f"{first}: is not a part that headstart wrote"):
         headstart.predict(run, photos, shards=ShardOptions(out, shard_size=10))
     (out / "_plan.json").write_text("{}")
@@ -422,6 +427,14 @@ class EndlessStore:
         for n in range(int(after[1:9]) + 1 if after else 0, self.images):
             self.given += 1
             yield StoredFile(f"i{n:08}.jpg", 1, "")
+
+
+class StoreInItsOwnOrder(EndlessStore):
+    """As S3's directory buckets and some servers: the names are listed from the last to the first, whatever `after` asks."""
+
+    def list(self, after: str = "") -> Iterator[StoredFile]:
+        """Names greater than `after`, backwards."""
+        yield from reversed(list(super().list(after)))
 
 
 class MemoryStore:
@@ -488,16 +501,19 @@ def test_damaged_names_are_refused_wherever_the_damage_is(tmp_path: Path) -> Non
     }
 
 
-@pytest.mark.parametrize("images", [1, 9, 10, 11, 20])
-def test_every_name_is_in_one_shard_however_often_listing_is_interrupted(images: int, tmp_path: Path) -> None:
-    source = ShardSource("/photos", "/photos", EndlessStore(images))
+@pytest.mark.parametrize("images", [1, 9, 10, 11, 20, 35])
+@pytest.mark.parametrize("kind", [EndlessStore, StoreInItsOwnOrder])
+def test_every_name_is_in_one_shard_however_often_listing_is_interrupted(
+    kind: type[EndlessStore], images: int, tmp_path: Path
+) -> None:
+    source = ShardSource("/photos", "/photos", kind(images))
     for stop in range(images):
         names = ShardNames(plan_of(10), open_store(tmp_path))
         for _, _ in zip(range(stop), names.shards(source), strict=False):
             pass
     names = ShardNames(plan_of(10), open_store(tmp_path))
     files = [file.key for shard in names.shards(source) for file in names.files(shard)]
-    assert files == [f"i{n:08}.jpg" for n in range(images)]
+    assert files == [file.key for file in kind(images).list()]
 
 
 def test_images_are_told_by_their_names(tmp_path: Path) -> None:

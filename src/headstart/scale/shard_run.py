@@ -145,6 +145,7 @@ def _finished(job: ShardJob, out: Store) -> ShardResult | None:
         done = json.loads(out.read(DONE))
         names = tuple(map(job.plan.part_name, range(done["parts"])))
         result = ShardResult(job.plan.verb, job.out, done["images"], done["errors"], names, done["sha256"])
+        expected = done.get("bytes")  # None in folders of earlier versions
     except MissingInStore:
         return None
     except (ValueError, KeyError, TypeError):
@@ -153,7 +154,7 @@ def _finished(job: ShardJob, out: Store) -> ShardResult | None:
     missing = len(names) - len(there.keys() & set(names))
     if missing:
         log.warning("%s: %s missing; made again.", out.url, "1 part is" if missing == 1 else f"{missing:,} parts are")
-    elif len(there) == len(names):
+    elif len(there) == len(names) and expected in (None, sum(there.values())):
         log.info("%s: all parts already exist; images added later are not included.", out.url)
         return result
     return None
@@ -232,7 +233,8 @@ class _ShardWork:
             seconds=seconds,
         )
         totals = {key: result.to_json()[key] for key in ("parts", "images", "errors", "sha256")}
-        self._write_done(json_bytes({"plan": self._job.plan.id, **totals}))
+        size = sum(receipt.bytes for receipt in receipts)
+        self._write_done(json_bytes({"plan": self._job.plan.id, **totals, "bytes": size}))
         return result
 
     def _write_done(self, data: bytes) -> None:
