@@ -24,6 +24,7 @@ from headstart.errors import ExportError
 from headstart.exporters.pixel_graph import IR_VERSION
 from headstart.images.preprocess import Preprocess
 from headstart.io.extras import require
+from headstart.model.heads.kernel_layer import KernelLayer, LastLayer
 from headstart.model.inference.classifier import Classifier
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _module(classifier: Classifier, specs: Sequence[Preprocess]) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.members = torch.nn.ModuleList(_member(m.extractor) for m in classifier.members)
-            self.layers = torch.nn.ModuleList(_linear(m.layer) for m in classifier.members)
+            self.layers = torch.nn.ModuleList(_last(m.layer) for m in classifier.members)
 
         def forward(self, *pixels: torch.Tensor) -> torch.Tensor:
             each = [
@@ -168,13 +169,20 @@ def _member(extractor: Any) -> Any:
     return from_pixels(staged if extractor.pooling == "stages" else staged.network, extractor.spec)
 
 
-def _linear(layer: Any) -> Any:
+def _last(layer: LastLayer) -> Any:
+    """Return the last layer as a torch module."""
     import torch
 
-    linear = torch.nn.Linear(*layer.weight_DK.shape)
-    linear.weight.data = torch.tensor(np.ascontiguousarray(layer.weight_DK.T))
-    linear.bias.data = torch.tensor(layer.bias_K)
-    return linear
+    from headstart.model.backbones.networks import KernelLinear
+
+    arrays = dict(layer.arrays)
+    arrays["weight"] = arrays["weight"].T
+    sizes = layer.n_features, len(arrays["bias"])
+    module: torch.nn.Module = torch.nn.Linear(*sizes)
+    if isinstance(layer, KernelLayer):
+        module = KernelLinear(*sizes, *layer.centres_RC.shape)
+    module.load_state_dict({name: torch.tensor(np.ascontiguousarray(array)) for name, array in arrays.items()})
+    return module
 
 
 def _without_traces(model: ModelProto) -> ModelProto:

@@ -31,11 +31,15 @@ KEYS = 8
 
 @dataclass(frozen=True, eq=False)
 class FittedHead:
-    """A head on the features of one extractor, whose columns are multiplied by `scale_D` (float32) first."""
+    """A head on the features of one extractor, whose columns are multiplied by `scale_D` (float32) first.
+
+    `kernel` is the regularisation strength of the kernel that is added to it (`pipeline.kernels`), None if there is none.
+    """
 
     extractor: FeatureExtractor
     scale_D: np.ndarray
     head: LinearHead
+    kernel: float | None = None
 
     def logits(self, features_ND: np.ndarray) -> np.ndarray:
         """Return logits, float32 (N, K), of features as they are embedded."""
@@ -95,7 +99,7 @@ def fit_best_head(
     known = scaled_ND[train], labels_N[train], scaled_ND[val], labels_N[val]
     head, tried = search_head(*known, n_classes, kinds=kinds, class_weight=weight, groups_N=dataset.groups[train])
     fitted = FittedHead(extractor, scale_D, head)
-    trials = [_trial(extractor, len(train), row) for row in tried]
+    trials = [trial(extractor, len(train), row) for row in tried]
     return HeadSearch(fitted, fitted.logits(features_ND[val]), None, trials)
 
 
@@ -137,7 +141,8 @@ def _kinds(recipe: Recipe, cells: int) -> tuple[str, ...]:
     return tuple(kind for kind in KINDS if kind not in ("logistic", "blend"))
 
 
-def _trial(extractor: FeatureExtractor, images: int, row: SearchRow) -> HistoryRow:
+def trial(extractor: FeatureExtractor, images: int, row: SearchRow) -> HistoryRow:
+    """Return the history's row for a head that was fitted on so many images."""
     return HistoryRow(
         stage="head",
         backbone=extractor.backbone.name,

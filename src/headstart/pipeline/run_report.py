@@ -42,7 +42,7 @@ from headstart.reports.run_page import drawn_figures, report_page
 from headstart.reports.sections import MOST_MISTAKES
 from headstart.runs.provenance import Provenance
 from headstart.runs.run_folder import PLOTS, REPORT, RunFolder, RunMetrics, RunRecord, TrainingLog
-from headstart.training.history import HistoryRow
+from headstart.training.history import KERNEL, HistoryRow
 
 if TYPE_CHECKING:
     from headstart.pipeline.fit import FitResult
@@ -426,7 +426,11 @@ def _taken(classifier: Classifier, made: Provenance, trials: Sequence[HistoryRow
     A run that recorded the first of several heads only has no other trial marked.
     """
     headed = zip((member.extractor for member in classifier.members), made.heads, strict=False)  # fine-tuned ones last
-    heads = {(e.backbone.name, str(e.spec), e.pooling, head.kind, head.strength) for e, head in headed}
+    heads = {
+        (e.backbone.name, str(e.spec), e.pooling, *kind)
+        for e, head in headed
+        for kind in ((head.kind, head.strength), (KERNEL, head.kernel))
+    }
     return frozenset(
         i
         for i, t in enumerate(trials)
@@ -440,7 +444,7 @@ def _number(value: float) -> float | None:
 
 
 def _costs(classifier: Classifier, made: Provenance, images: int) -> tuple[tuple[str, str], ...]:
-    features = sum(m.layer.weight_DK.shape[0] for m in classifier.members)
+    features = sum(m.layer.n_features for m in classifier.members)
     speed = made.tuned.images_per_second if made.tuned else None
     listed = [
         ("images", f"{images:,}"),

@@ -308,7 +308,8 @@ def _versions(*packages: str) -> dict[str, str]:
 
 
 def _head_record(fitted: FittedHead) -> HeadRecord:
-    return HeadRecord(fitted.head.kind, None if math.isnan(fitted.head.strength) else fitted.head.strength)
+    strength = None if math.isnan(fitted.head.strength) else fitted.head.strength
+    return HeadRecord(fitted.head.kind, strength, fitted.kernel)
 
 
 def _finetune_record(tuned: FinetuneResult | None, *, speed: bool = True) -> FinetuneRecord | None:

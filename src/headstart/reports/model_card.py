@@ -124,6 +124,7 @@ def made_by(made: Provenance) -> str:
     if len(made.heads) > 1:
         listed = " and ".join(filter(None, [", ".join(kinds[:-1]), kinds[-1]]))
         frozen = f"Frozen backbones, {len(made.heads)} heads ({listed})"
+    frozen += " with kernels" * any(head.kernel is not None for head in made.heads)
     if not tuned:
         return frozen
     how = {"finetune": "fine-tuned", "head_sgd": "dense layers trained on frozen features", "scratch": "from scratch"}

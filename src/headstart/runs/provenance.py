@@ -17,10 +17,18 @@ from headstart.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class HeadRecord:
-    """A closed-form last layer: its kind, and its regularisation strength (None if the kind has none)."""
+    """A closed-form last layer: its kind, and its regularisation strength (None if the kind has none).
+
+    `kernel` is the strength for the kernel that is added to it, None if there is none.
+    """
 
     kind: str
     strength: float | None
+    kernel: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for `headstart.json`."""
+        return {name: value for name, value in asdict(self).items() if name != "kernel" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -141,8 +149,8 @@ class Provenance:
         return {
             "chosen": list(self.chosen),
             **({"two_inputs": self.two_inputs} if self.two_inputs else {}),
-            "head": _plain(self.head),
-            **({"heads": [asdict(head) for head in self.heads]} if len(self.heads) > 1 else {}),
+            "head": self.head and self.head.as_dict(),
+            **({"heads": [head.as_dict() for head in self.heads]} if len(self.heads) > 1 else {}),
             "tuned": _plain(self.tuned),
             "attempt": _plain(self.attempt),
             "why": self.why,
@@ -172,7 +180,9 @@ class Provenance:
             recipe=_recipe(read["recipe"]),
             chosen=tuple(map(str, read["chosen"])),
             two_inputs=int(read.get("two_inputs", 0)),
-            heads=tuple(HeadRecord(str(each["kind"]), _number(each["strength"])) for each in heads),
+            heads=tuple(
+                HeadRecord(str(each["kind"]), _number(each["strength"]), _number(each.get("kernel"))) for each in heads
+            ),
             tuned=tuned,
             attempt=attempt,
             why=str(read["why"]),

@@ -26,7 +26,7 @@ from headstart.io.progress import log
 from headstart.model.backbones.config import STAGED
 from headstart.model.backbones.registry import RANDOM, TRAINED_HERE, Backbone
 from headstart.model.backbones.weights import is_classifier, read_header, weights_sha256
-from headstart.model.heads.linear_layer import LinearLayer
+from headstart.model.heads.kernel_layer import KERNEL_ARRAYS, KernelLayer, last_layer
 from headstart.model.inference.classifier import Calibration, Classifier, EnsembleMember
 from headstart.model.inference.engines import open_network, runtime_here
 from headstart.model.inference.features import FeatureExtractor
@@ -76,13 +76,10 @@ def read_classifier(folder: Path, described: Mapping[str, Any]) -> Classifier:
 
     Raises whatever a value of the wrong type raises (`KeyError`, `TypeError`, `ValueError` ...), and `BadWeights`.
     """
-    members = tuple(_read_member(folder, each) for each in described["members"])
     classes = tuple(described["classes"])
-    layers = [member.layer for member in members]
-    if not layers or not all(x.weight_DK.ndim == 2 and x.bias_K.shape == (len(classes),) for x in layers):
-        raise ValueError(f"the last layer does not fit {len(classes)} classes")
-    if not all(isinstance(c, str) for c in classes) or any(len(classes) != x.weight_DK.shape[1] for x in layers):
-        raise ValueError(f"the last layer does not fit the classes {classes}")
+    members = tuple(_read_member(folder, each, len(classes)) for each in described["members"])
+    if not members or not all(isinstance(c, str) for c in classes):
+        raise ValueError(f"no member, or classes that are not names: {classes}")
     read = described["calibration"]
     calibration = Calibration(**{f.name: float(read[f.name]) for f in fields(Calibration)})
     if not 0 <= calibration.clip <= 1 / len(classes):
@@ -112,14 +109,16 @@ def _describe(extractor: FeatureExtractor, folder: str) -> dict[str, Any]:
     }
 
 
-def _read_member(run: Path, described: Mapping[str, Any]) -> EnsembleMember:
+def _read_member(run: Path, described: Mapping[str, Any], n_classes: int) -> EnsembleMember:
     folder = run / described["folder"]
     if not folder.resolve().is_relative_to(run.resolve()):
         raise ValueError(f"folder {described['folder']!r} is outside the run")
     file = folder / WEIGHTS
     name = read_json(folder / TIMM_CONFIG)["pretrained_cfg"]["classifier"]
-    weight, bias = _read_tensor(file, f"{name}.weight"), _read_tensor(file, f"{name}.bias")
-    weight_DK = np.ascontiguousarray(weight.reshape(weight.shape[0], -1).T)
+    kernel = [part for part in KERNEL_ARRAYS if f"{name}.{part}" in read_header(file)]
+    arrays = {part: _read_tensor(file, f"{name}.{part}") for part in ("weight", "bias", *kernel)}
+    weight_KD = arrays["weight"].reshape(len(arrays["weight"]), -1)
+    layer = last_layer({**arrays, "weight": np.ascontiguousarray(weight_KD.T)}, n_classes)
     backbone = Backbone(
         name=described["backbone"],
         architecture=described["architecture"],
@@ -129,7 +128,7 @@ def _read_member(run: Path, described: Mapping[str, Any]) -> EnsembleMember:
         sha256=described["weights_sha256"],
         preprocess=Preprocess.from_dict(described["weights_preprocess"]),
         licence=described["licence"],
-        feature_dim=weight_DK.shape[0],
+        feature_dim=layer.n_features,
         origin=described["origin"],
         content=backbone_content(file),
         file_sha256=weights_sha256(file),
@@ -138,7 +137,7 @@ def _read_member(run: Path, described: Mapping[str, Any]) -> EnsembleMember:
     if pooling not in ("last", "stages"):
         raise ValueError(f"pooling {pooling!r} is not known")
     extractor = FeatureExtractor(backbone, Preprocess.from_dict(described["preprocess"]), pooling)
-    return EnsembleMember(extractor, LinearLayer(weight_DK, bias))
+    return EnsembleMember(extractor, layer)
 
 
 def backbone_content(file: Path) -> str:
@@ -168,26 +167,31 @@ def _write_member(classifier: Classifier, member: EnsembleMember, folder: Path) 
     extractor, backbone = member.extractor, member.extractor.backbone
     network = open_network(backbone, extractor.spec, classifier.runtime)
     name, tail = network.classifier, network.classifier_tail
-    weight_KD = np.ascontiguousarray(member.layer.weight_DK.T, np.float32)
-    layer = {f"{name}.weight": weight_KD.reshape(*weight_KD.shape, *tail), f"{name}.bias": member.layer.bias_K}
+    arrays = dict(member.layer.arrays)
+    weight_KD = arrays["weight"].T
+    arrays["weight"] = weight_KD.reshape(*weight_KD.shape, *tail)
     if backbone.weights is None:
         raise DamagedRun(f"{backbone.name}: has no weights to save.")
-    data = _with_layer(backbone.weights, name, layer)
+    data = _with_layer(backbone.weights, name, {f"{name}.{part}": array for part, array in arrays.items()})
     write_bytes(folder / WEIGHTS, data)
     note = json.dumps({"weights": backbone.content or backbone.sha256})
     write_cache(_origin_note(sha256_bytes(data)), note.encode())
-    write_json(folder / TIMM_CONFIG, timm_config(classifier.classes, extractor, name))
+    kernel = member.layer.centres_RC.shape if isinstance(member.layer, KernelLayer) else ()
+    write_json(folder / TIMM_CONFIG, timm_config(classifier.classes, extractor, name, kernel=kernel))
 
 
-def timm_config(classes: Sequence[str], extractor: FeatureExtractor, classifier: str) -> dict[str, Any]:
+def timm_config(
+    classes: Sequence[str], extractor: FeatureExtractor, classifier: str, *, kernel: Sequence[int] = ()
+) -> dict[str, Any]:
     """Return the config that timm's ``local-dir:`` reads: architecture, class names, and the input spec.
 
     With features of all stages, that is `headstart.model.backbones.networks.HeadstartStages`, which timm knows once that
-    module is imported.
+    module is imported; `kernel` are the numbers of directions and centres of its `KernelLayer`, if it has one.
     """
     spec, backbone = extractor.spec, extractor.backbone
     stages = extractor.pooling == "stages"
-    inside = {"architecture": backbone.architecture} if stages else {}
+    inside: dict[str, Any] = {"architecture": backbone.architecture} if stages else {}
+    inside |= {"kernel": list(kernel)} if kernel else {}
     return {
         "architecture": STAGED if stages else backbone.architecture,
         "num_classes": len(classes),

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+KERNEL = "kernel"
+
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryRow:
@@ -15,7 +17,7 @@ class HistoryRow:
 
     `stage` is 'choose' (backbones and inputs), 'head' (closed-form last layers) or 'finetune' (gradient training, whatever the
     `approach`). `pooling` says which maps the features are means of, see `Recipe.pooling`; `input` how images become the
-    input of a frozen backbone. `head` and `strength` belong to closed-form layers;
+    input of a frozen backbone. `head` and `strength` belong to closed-form layers; the head `KERNEL` is added to another.
     `wise_ft` is the coefficient of WiSE-FT. Metrics that begin with `loo` are from leave-one-out, those that begin with `cv`
     from cross-validation; images of one group (one patient, copies) are left out together in both.
     """

@@ -88,7 +88,7 @@ def spec_of(config: Mapping[str, Any], where: Path | str) -> BackboneConfig:
     if not isinstance(args, Mapping):
         raise _bad(where, "model_args", args, "an object")
     if architecture == STAGED and "architecture" in args:
-        inside = {name: value for name, value in args.items() if name != "architecture"}
+        inside = {name: value for name, value in args.items() if name not in ("architecture", "kernel")}
         return spec_of({**config, "architecture": args["architecture"], "model_args": inside}, where)
     check_args(args, where)
     kept = tuple((key, _frozen(value)) for key, value in sorted(args.items()) if key not in ("num_classes", "in_chans"))

@@ -196,19 +196,50 @@ class HeadstartTop(_Topped):
         return pooled.flatten(1)
 
 
-class HeadstartStages(nn.Module):
-    """A headless timm network (`backbone`) and a last layer on the features of all its stages."""
+class KernelLinear(nn.Linear):
+    """A dense layer, plus the weights of centres times how near the features are to each: `model.heads.kernel_layer`.
 
-    def __init__(self, backbone: nn.Module, img_size: int, num_classes: int = 1000) -> None:
+    The weights are large and nearly cancel each other. So that float32 is exact enough, projections are relative to the mean
+    of the centres, and nearness to what it is at their usual distance.
+    """
+
+    def __init__(self, num_features: int, num_classes: int, directions: int, centres: int) -> None:
+        super().__init__(num_features, num_classes)
+        self.directions = nn.Parameter(torch.zeros(num_features, directions))
+        self.centres = nn.Parameter(torch.zeros(directions, centres))
+        self.kernel = nn.Parameter(torch.zeros(centres, num_classes))
+
+    def forward(self, features_ND: torch.Tensor) -> torch.Tensor:
+        """Return logits, float (N, K)."""
+        origin_R = self.centres.mean(1)
+        centres_RC, projected_NR = self.centres - origin_R[:, None], features_ND @ self.directions - origin_R
+        squares_N1, squares_C = projected_NR.square().sum(1, keepdim=True), centres_RC.square().sum(0)
+        distance_NC = squares_N1 - 2 * (projected_NR @ centres_RC) + squares_C
+        usual = torch.exp(-2 * squares_C.mean())
+        more_NC = torch.exp(-distance_NC.clamp(min=0)) - usual
+        return super().forward(features_ND) + (more_NC @ self.kernel + usual * self.kernel.sum(0))
+
+
+class HeadstartStages(nn.Module):
+    """A headless timm network (`backbone`) and a last layer on the features of all its stages.
+
+    With `kernel`, numbers of directions and centres, the last layer is a `KernelLinear`.
+    """
+
+    def __init__(self, backbone: nn.Module, img_size: int, num_classes: int = 1000, kernel: Sequence[int] = ()) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.kernel = backbone, _sizes(kernel, "kernel")
         self.num_features = sum(StageFeatures(backbone).eval().block_sizes(img_size))
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the last layer with a new one of `num_classes` outputs, or none for 0. `global_pool` is ignored."""
         self.num_classes = num_classes
-        self.classifier = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
+        self.classifier: nn.Module = nn.Identity()
+        if num_classes > 0 and self.kernel:
+            self.classifier = KernelLinear(self.num_features, num_classes, *self.kernel)
+        elif num_classes > 0:
+            self.classifier = nn.Linear(self.num_features, num_classes)
 
     def get_classifier(self) -> nn.Module:
         """Return the last layer; an Identity if there is none."""
@@ -237,7 +268,7 @@ def headstart_top(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 @register_model
 def headstart_stages(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Make a `HeadstartStages` on timm's `architecture`; other arguments go to that network."""
+    """Make a `HeadstartStages` on timm's `architecture`, with `kernel`; other arguments go to that network."""
     model: nn.Module = build_model_with_cfg(
         _staged, "headstart_stages", pretrained, pretrained_filter_fn=_as_staged, **kwargs
     )
@@ -249,10 +280,9 @@ def _as_staged(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[st
     last = model.backbone.pretrained_cfg["classifier"]
     renamed = {f"backbone.{name}": value for name, value in tensors.items() if not name.startswith(f"{last}.")}
     own = {name: value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
-    for part in ("weight", "bias"):
-        value = tensors[f"{last}.{part}"]
-        renamed[f"classifier.{part}"] = value.reshape(value.shape[: 2 if part == "weight" else 1])
-    return {**own, **renamed}
+    layer = {name.removeprefix(f"{last}."): value for name, value in tensors.items() if name.startswith(f"{last}.")}
+    layer["weight"] = layer["weight"].flatten(1)  # that of a convolution has further dimensions of size 1
+    return {**own, **renamed, **{f"classifier.{part}": value for part, value in layer.items()}}
 
 
 def with_top(backbone: nn.Module, hidden: Sequence[int], num_classes: int, *, drop_rate: float = 0.0) -> HeadstartTop:
@@ -283,11 +313,15 @@ def _topped(
 
 
 def _staged(
-    num_classes: int = 1000, architecture: str = "", in_chans: int = 3, **backbone_args: Any
+    num_classes: int = 1000,
+    architecture: str = "",
+    in_chans: int = 3,
+    kernel: Sequence[int] = (),
+    **backbone_args: Any,
 ) -> HeadstartStages:
     inside = _headless("headstart_stages", architecture, in_chans, backbone_args)
     img_size = backbone_args.get("img_size") or inside.pretrained_cfg["input_size"][-1]
-    return HeadstartStages(inside, img_size, num_classes)
+    return HeadstartStages(inside, img_size, num_classes, kernel)
 
 
 def _headless(name: str, architecture: str, in_chans: int, backbone_args: Mapping[str, Any]) -> nn.Module:

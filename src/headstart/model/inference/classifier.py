@@ -1,8 +1,7 @@
 """The trained classifier: backbones with their last layers, class names, calibration.
 
-A classifier is a sum over its members: ``logits = sum over members of (features @ weight_DK + bias_K)``, usually one
-member. The temperature is folded into the weights, so the softmax of the logits is calibrated. `runs.saved_classifier`
-writes one to disk and reads it back.
+A classifier is a sum over its members: ``logits = sum over members of layer(features)``. The temperature is folded into
+the weights, so the softmax of the logits is calibrated. `runs.saved_classifier` writes one to disk and reads it back.
 
 Start with `predictor.Predictor`, which shows the path of one image from file to probabilities.
 """
@@ -19,7 +18,7 @@ from headstart.images.value_ranges import ValueRanges
 from headstart.io.files import sha256_bytes
 from headstart.io.result_repr import OneLineRepr, short_facts
 from headstart.io.text_table import few
-from headstart.model.heads.linear_layer import LinearLayer
+from headstart.model.heads.kernel_layer import LastLayer
 from headstart.model.inference.features import FeatureExtractor, listed
 from headstart.model.inference.runtime import Runtime
 
@@ -29,7 +28,7 @@ class EnsembleMember:
     """One backbone and the last layer on it."""
 
     extractor: FeatureExtractor
-    layer: LinearLayer
+    layer: LastLayer
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Classifier(OneLineRepr):
             (
                 m.extractor.backbone.sha256,
                 m.extractor.spec.as_dict(),
-                sha256_bytes(m.layer.weight_DK.tobytes() + m.layer.bias_K.tobytes()),
+                sha256_bytes(b"".join(array.tobytes() for array in m.layer.arrays.values())),
             )
             for m in self.members
         ]
@@ -99,11 +98,7 @@ class Classifier(OneLineRepr):
     def logits(self, features: Sequence[np.ndarray]) -> np.ndarray:
         """Compute logits, float32 (N, K), from the float32 (N, D) features of each member, in their order.
 
-        Summed image by image in a fixed order (einsum, not a matrix product whose blocking depends on N), so that an
-        image's logits do not depend on the other images.
+        An image's logits do not depend on the other images.
         """
-        total_NK = sum(
-            np.einsum("nd,dk->nk", x.astype(np.float64), m.layer.weight_DK.astype(np.float64)) + m.layer.bias_K
-            for x, m in zip(features, self.members, strict=True)
-        )
+        total_NK = sum(m.layer(features_ND) for m, features_ND in zip(self.members, features, strict=True))
         return np.asarray(total_NK, np.float32)

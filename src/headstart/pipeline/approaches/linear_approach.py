@@ -1,4 +1,7 @@
-"""`linear`: the best closed-form last layers on frozen backbones, one or several. Costs embedding and a few seconds."""
+"""`linear`: the best closed-form last layers on frozen backbones, one or several, with kernels if these pay.
+
+Costs embedding and a few seconds.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,14 @@ from headstart.pipeline.combine import (
 )
 from headstart.pipeline.fit_heads import fit_best_head, refit_on
 from headstart.pipeline.fit_task import FitTask
+from headstart.pipeline.kernels import can_have_kernels, with_kernels
 from headstart.pipeline.two_inputs import with_two_inputs
 from headstart.training.history import HistoryRow
 from headstart.training.recipe import Recipe
 
 
 class Linear:
-    """Linear probes. Once chosen, their heads are refitted on the training and validation set together."""
+    """Linear probes, and kernels beside them. Once chosen, they are refitted on the training and validation set together."""
 
     pretrained = True
     cost = 1
@@ -54,7 +58,11 @@ class Linear:
         found = [_fit_member(task, member, weight) for member, weight in zip(members, weights, strict=True)]
         task.clock.lap("fit")
         candidate = reduce(Candidate.plus, (each for each, _ in found))
-        rows = (row for _, each in found for row in each)
+        rows = [row for _, each in found for row in each]
+        if can_have_kernels(task):
+            candidate, tried = with_kernels(task, candidate, weights)
+            rows += tried
+            task.clock.lap("fit_kernels")
         return ApproachResult(candidate, (*history, *rows), task.recipe, two_inputs)
 
 
