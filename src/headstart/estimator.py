@@ -55,7 +55,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         image_size: Side of the input square in pixels; 0 uses the backbone's own, or less if the images are smaller.
         resize: How an image becomes a square: crop, pad or squash; auto takes the backbone's own, usually crop, and for a
             second input (frozen backbones) squash.
-        head: Kind of head: ridge, lda, logistic, blend or ncm; auto picks by validation.
+        head: Kind of head: ridge, lda, logistic, blend or ncm; auto picks by validation, and adds kernels if they pay.
         class_weight: None, or "balanced": weight classes inversely to their number of images (the recipe's
             `class_weight`, where None is "none").
         validation_fraction: Fraction of the images, stratified, used to choose and to calibrate; the final head is

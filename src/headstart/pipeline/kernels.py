@@ -18,7 +18,6 @@ from headstart.evaluation.calibration import fit_temperature
 from headstart.model.heads.kernel_features import kernel_features
 from headstart.model.heads.kernel_layer import KernelLayer
 from headstart.model.heads.linear import refit
-from headstart.model.heads.linear_layer import LinearLayer
 from headstart.model.heads.search import search_head
 from headstart.model.inference.classifier import EnsembleMember
 from headstart.pipeline.candidates import Candidate
@@ -77,9 +76,8 @@ def with_kernels(task: FitTask, linear: Candidate, weights: Sequence[float]) -> 
     summed = linear.times(one)
     members, heads = list(summed.members), list(summed.heads)
     for i, each in fitted.items():
-        extractor, layer = members[i].extractor, members[i].layer
-        assert isinstance(layer, LinearLayer)
-        members[i] = EnsembleMember(extractor, each.layer.times(other * weights[i]).plus(layer))
+        layer = each.layer.times(other * weights[i]).plus(members[i].layer)
+        members[i] = EnsembleMember(members[i].extractor, layer)
         heads[i] = replace(heads[i], kernel=each.strength)
     val_logits_NK = summed.val_logits_NK + other * kernels_NK
     return replace(summed, members=tuple(members), heads=tuple(heads), val_logits_NK=val_logits_NK), trials

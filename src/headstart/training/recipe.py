@@ -60,7 +60,8 @@ class Recipe(OneLineRepr):
     maps); auto picks by leave-one-out."""
 
     head: str = "auto"
-    """Kind of head: ridge, lda, logistic, blend (lda and logistic) or ncm (nearest class mean); auto picks on validation."""
+    """Kind of head: ridge, lda, logistic, blend (lda and logistic) or ncm (nearest class mean); auto picks on validation, and
+    adds kernels if they pay."""
 
     class_weight: str = "none"
     """none, or balanced: weight classes in inverse proportion to their number of images."""

@@ -62,8 +62,10 @@ class KernelLayer:
         linear = replace(self.linear, weight_DK=self.linear.weight_DK * scale_D[:, None])
         return replace(self, linear=linear, directions_DR=self.directions_DR * scale_D[:, None])
 
-    def plus(self, other: LinearLayer) -> KernelLayer:
-        """Return the layer whose logits are the sum of both."""
+    def plus(self, other: LastLayer) -> KernelLayer:
+        """Return the layer whose logits are the sum of both. Raises `TypeError` if the other has a kernel too."""
+        if not isinstance(other, LinearLayer):
+            raise TypeError(f"two kernels cannot be one: {other!r}")
         return replace(self, linear=self.linear.plus(other))
 
     def slopes(self, features_ND: np.ndarray, classes_N: np.ndarray) -> np.ndarray:

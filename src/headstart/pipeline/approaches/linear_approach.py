@@ -56,13 +56,12 @@ class Linear:
         extractors, two_inputs = with_two_inputs(task, extractors)
         members, weights, history = _choose(task, extractors, two_inputs)
         found = [_fit_member(task, member, weight) for member, weight in zip(members, weights, strict=True)]
-        task.clock.lap("fit")
         candidate = reduce(Candidate.plus, (each for each, _ in found))
         rows = [row for _, each in found for row in each]
         if can_have_kernels(task):
             candidate, tried = with_kernels(task, candidate, weights)
             rows += tried
-            task.clock.lap("fit_kernels")
+        task.clock.lap("fit")
         return ApproachResult(candidate, (*history, *rows), task.recipe, two_inputs)
 
 
