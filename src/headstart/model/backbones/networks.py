@@ -199,8 +199,9 @@ class HeadstartTop(_Topped):
 class KernelLinear(nn.Linear):
     """A dense layer, plus the weights of centres times how near the features are to each: `model.heads.kernel_layer`.
 
-    The weights are large and nearly cancel each other. So that float32 is exact enough, projections are relative to the mean
-    of the centres, and nearness to what it is at their usual distance.
+    The weights are large and nearly cancel each other, so their sum is computed in float64. So that float32 is nearly exact
+    enough too, for engines that have nothing else, projections are relative to the mean of the centres, and nearness to
+    what it is at their usual distance.
     """
 
     def __init__(self, num_features: int, num_classes: int, directions: int, centres: int) -> None:
@@ -211,13 +212,14 @@ class KernelLinear(nn.Linear):
 
     def forward(self, features_ND: torch.Tensor) -> torch.Tensor:
         """Return logits, float (N, K)."""
-        origin_R = self.centres.mean(1)
-        centres_RC, projected_NR = self.centres - origin_R[:, None], features_ND @ self.directions - origin_R
+        directions_DR, centres_RC, kernel_CK = (x.double() for x in (self.directions, self.centres, self.kernel))
+        origin_R = centres_RC.mean(1)
+        centres_RC, projected_NR = centres_RC - origin_R[:, None], features_ND.double() @ directions_DR - origin_R
         squares_N1, squares_C = projected_NR.square().sum(1, keepdim=True), centres_RC.square().sum(0)
         distance_NC = squares_N1 - 2 * (projected_NR @ centres_RC) + squares_C
         usual = torch.exp(-2 * squares_C.mean())
         more_NC = torch.exp(-distance_NC.clamp(min=0)) - usual
-        return super().forward(features_ND) + (more_NC @ self.kernel + usual * self.kernel.sum(0))
+        return super().forward(features_ND) + (more_NC @ kernel_CK + usual * kernel_CK.sum(0)).float()
 
 
 class HeadstartStages(nn.Module):
