@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from headstart.errors import DataError
 from headstart.evaluation.image_groups import about_groups, groups_of
-from headstart.evaluation.intervals import Resampling, grouped_wilson, quantile_of_t, wilson
+from headstart.evaluation.intervals import Resampling, grouped_wilson, quantile_of_t, t_bounds, wilson
 from headstart.evaluation.metrics import Metrics, compute_metrics
 from headstart.evaluation.paired_tests import Difference, differences, mcnemar, sign_flip
 
@@ -131,6 +131,37 @@ def test_wilson_over_groups_by_hand() -> None:
     assert (found.n, found.method) == (8, "Wilson at the effective n of 4 groups (Rao-Scott)")
 
 
+def test_intervals_of_t_by_hand() -> None:
+    """0.9 with a standard error of 0.03, 11 groups: log-odds ln 9 +- 2.228 x 0.03 / 0.09."""
+    half = 2.2281388519649385 * 0.03 / (0.9 * 0.1)
+    ends = [1 / (1 + math.exp(-(math.log(9) + sign * half))) for sign in (-1, 1)]
+    assert t_bounds(0.9, 0.03, 10, (0.0, 1.0), 0.95) == pytest.approx(ends, abs=1e-9)
+    assert t_bounds(0.8, 0.06, 10, (-1.0, 1.0), 0.95) == pytest.approx([2 * end - 1 for end in ends], abs=1e-9)
+    factor = math.exp(2.2281388519649385 * 0.03 / 0.9)  # without an upper end: logarithms
+    assert t_bounds(0.9, 0.03, 10, (0.0, math.inf), 0.95) == pytest.approx([0.9 / factor, 0.9 * factor], abs=1e-9)
+    assert t_bounds(0.5, 0.5, 1, (0.0, 1.0), 0.999) == pytest.approx([0.0, 1.0])
+
+
+@pytest.mark.parametrize("figure", ["f1", "roc_auc", "recall"])
+def test_intervals_of_one_class_hold_its_figures_if_each_of_a_few_patients_has_one_class(figure: str) -> None:
+    held, sets = 0, 60
+    truth = of_one_class(np.random.default_rng(10**6), 3000).per_class["a"][figure].value
+    for seed in range(sets):
+        found = of_one_class(np.random.default_rng(seed), 8).per_class["a"][figure]
+        held += found.low <= truth <= found.high
+    assert held >= 0.9 * sets
+
+
+def of_one_class(rng: np.random.Generator, count: int) -> Metrics:
+    """Metrics of patients of one class each, half of them of each class."""
+    groups_N = np.repeat(np.arange(count), EACH)
+    labels_N = groups_N % 2
+    logits_NK = rng.normal(size=(len(groups_N), 2))
+    logits_NK[np.arange(len(groups_N)), labels_N] += 2 + rng.normal(size=count)[groups_N]
+    resamples = 200 if count < 1000 else 2
+    return compute_metrics(logits_NK, labels_N, "ab", groups=groups_N, resamples=resamples)
+
+
 def test_a_single_group_says_next_to_nothing() -> None:
     logits, labels = np.eye(2)[np.arange(30) % 2] * 3.0, np.arange(30) % 2
     found = compute_metrics(logits, labels, "ab", groups=np.zeros(30, int))
@@ -156,9 +187,9 @@ def test_the_number_of_groups_is_said_and_survives_json() -> None:
     assert found.groups == PATIENTS - 1
     assert found.table().splitlines()[:2] == [
         "285 images, 2 classes, 95% intervals",
-        "Images of one group are not independent, so intervals and tests resample whole groups: 19 groups.",
+        "Images of one group are not independent, so intervals and tests are over whole groups: 19 groups.",
     ]
-    assert found["log_loss"].method == "BCa bootstrap of 19 groups, 20 resamples"
+    assert found["log_loss"].method == "Student's t, 20 resamples of 19 groups"
     assert found["ece"].method == "test inversion, 20 resamples of 19 groups"
     again = Metrics.from_json(json.loads(json.dumps(found.to_json())))
     assert again.groups == 19 and again.to_json() == found.to_json()

@@ -66,7 +66,7 @@ def test_a_run_on_groups_says_so_beside_its_figures(patients: tuple[Path, Path])
     assert written["test"]["groups"] == 5
     assert written["test"]["overall"]["accuracy"]["method"] == "Wilson at the effective n of 5 groups (Rao-Scott)"
     assert RunFolder(run).metrics.test.groups == 5
-    sentence = "Images of one group are not independent, so intervals and tests resample whole groups: 5 groups."
+    sentence = "Images of one group are not independent, so intervals and tests are over whole groups: 5 groups."
     assert sentence == about_groups(5)
     assert sentence in (run / "README.md").read_text()
     assert sentence in (run / "report.html").read_text()

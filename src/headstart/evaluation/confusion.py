@@ -18,6 +18,8 @@ COUNTED = (  # in the order of the columns of `figures`
     *("balanced_accuracy", "precision_macro", "precision_weighted", "recall_macro"),
     *("f1_macro", "f1_weighted", "cohen_kappa", "matthews_corrcoef"),
 )
+FROM_MINUS_ONE = ("cohen_kappa", "matthews_corrcoef")
+"""Figures from -1 to 1; all others are from 0 to 1."""
 ENTRIES = 2_000_000  # per block of intermediate arrays: 16 MB as float64
 
 
@@ -61,10 +63,12 @@ def count_figures(cells_N: np.ndarray, k: int, draw: Resampling) -> tuple[dict[s
     right, true, predicted = np.diag(confusion_KK), confusion_KK.sum(axis=1), confusion_KK.sum(axis=0)
     value_Q = figures(right[None], true[None], predicted[None])[0]
     drawn_BQ = _resampled(cells_N, confusion_KK, draw)
-    skew_Q = _skewness(cells_N, confusion_KK, value_Q, draw)
+    skew_Q = _skewness(confusion_KK, value_Q) if draw.groups is None else np.zeros(len(value_Q))
     each = n / draw.independent(np.arange(n))  # images of a group
     low_Q, high_Q = _with_more_images(confusion_KK, quantile_of_normal(draw.level) ** 2 * each)
     cases_Q = [n] * len(COUNTED) + (true + predicted - right).tolist()
+    groups_Q = [draw.independent(np.arange(n))] * len(COUNTED)
+    groups_Q += [draw.independent(np.flatnonzero((cells_N // k == c) | (cells_N % k == c))) for c in range(k)]
     estimates = []
     for q, value in enumerate(value_Q.tolist()):
         if math.isnan(value):
@@ -72,7 +76,17 @@ def count_figures(cells_N: np.ndarray, k: int, draw: Resampling) -> tuple[dict[s
             estimates.append(undefined(why))
         else:
             ends = float(low_Q[q]), float(high_Q[q])
-            estimates.append(draw.estimate(value, drawn_BQ[:, q], float(skew_Q[q]), int(cases_Q[q]), ends))
+            least = -1.0 if q < len(COUNTED) and COUNTED[q] in FROM_MINUS_ONE else 0.0
+            found = draw.estimate(
+                value,
+                drawn_BQ[:, q],
+                float(skew_Q[q]),
+                int(cases_Q[q]),
+                ends,
+                span=(least, 1.0),
+                groups=groups_Q[q],
+            )
+            estimates.append(found)
     return dict(zip(COUNTED, estimates, strict=False)), estimates[len(COUNTED) :]
 
 
@@ -112,14 +126,14 @@ def _drawn_cells(cells_N: np.ndarray, confusion_KK: np.ndarray, draw: Resampling
         yield np.add.reduceat(weights_Nb[order], starts, axis=0, dtype=np.int64).T
 
 
-def _skewness(cells_N: np.ndarray, confusion_KK: np.ndarray, value_Q: np.ndarray, draw: Resampling) -> np.ndarray:
-    """Return the skewness of the jackknife, (8 + K,), which leaves out each image once, or each group."""
-    n = draw.independent(np.arange(len(cells_N)))
+def _skewness(confusion_KK: np.ndarray, value_Q: np.ndarray) -> np.ndarray:
+    """Return the skewness of the jackknife, (8 + K,), which leaves out each image once."""
+    n = int(confusion_KK.sum())
     if n < 2:
         return np.zeros(len(value_Q))
     right, true, predicted = np.diag(confusion_KK), confusion_KK.sum(axis=1), confusion_KK.sum(axis=0)
     moments_3Q = np.zeros((3, len(value_Q)))
-    for times_M, right_MK, true_MK, predicted_MK in _left_out(cells_N, confusion_KK, draw):
+    for times_M, right_MK, true_MK, predicted_MK in _left_out(confusion_KK):
         change_MQ = np.nan_to_num(value_Q - figures(right - right_MK, true - true_MK, predicted - predicted_MK))
         moments_3Q += [times_M @ change_MQ**power / n for power in (1, 2, 3)]
     mean, square, cube = moments_3Q
@@ -128,28 +142,19 @@ def _skewness(cells_N: np.ndarray, confusion_KK: np.ndarray, value_Q: np.ndarray
     return np.divide(third, variance**1.5 * math.sqrt(n), out=np.zeros(len(mean)), where=variance > 1e-30)
 
 
-def _left_out(cells_N: np.ndarray, confusion_KK: np.ndarray, draw: Resampling) -> Iterator[tuple[np.ndarray, ...]]:
+def _left_out(confusion_KK: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
     """Yield what the jackknife leaves out: how often, and the diagonal, row sums and column sums of it, each (M, K).
 
     Images in a cell are alike, so one stands for all of them.
     """
     k = len(confusion_KK)
     step = max(1, ENTRIES // k)
-    if draw.groups is None:
-        left_M, times_M, cells_M = None, confusion_KK[confusion_KK > 0], np.flatnonzero(confusion_KK)
-    else:
-        left_M, times_M, cells_M = draw.groups.number_N, np.ones(draw.groups.count, np.int64), cells_N
+    times_M, cells_M = confusion_KK[confusion_KK > 0], np.flatnonzero(confusion_KK)
     for start in range(0, len(times_M), step):
-        end = min(start + step, len(times_M))
-        if left_M is None:
-            cells, place = cells_M[start:end], np.arange(end - start)
-        else:
-            here = (left_M >= start) & (left_M < end)
-            cells, place = cells_M[here], left_M[here] - start
-        r, c = np.divmod(cells, k)
-        sizes = (end - start) * k
+        r, c = np.divmod(cells_M[start : start + step], k)
+        place, sizes = np.arange(len(r)), len(r) * k
         places = (place[r == c] * k + r[r == c], place * k + r, place * k + c)
-        yield times_M[start:end], *(np.bincount(each, minlength=sizes).reshape(-1, k) for each in places)
+        yield times_M[start : start + step], *(np.bincount(each, minlength=sizes).reshape(-1, k) for each in places)
 
 
 def _with_more_images(confusion_KK: np.ndarray, extra: float) -> tuple[np.ndarray, np.ndarray]:

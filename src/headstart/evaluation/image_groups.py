@@ -65,12 +65,12 @@ def about_groups(groups: int) -> str:
     """Return the sentence that goes with figures over so many groups; '' for none.
 
     >>> about_groups(20)
-    'Images of one group are not independent, so intervals and tests resample whole groups: 20 groups.'
+    'Images of one group are not independent, so intervals and tests are over whole groups: 20 groups.'
     """
     if not groups:
         return ""
     return (
-        "Images of one group are not independent, so intervals and tests resample whole groups: "
+        "Images of one group are not independent, so intervals and tests are over whole groups: "
         f"{counted_groups(groups)}."
     )
 

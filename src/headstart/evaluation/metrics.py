@@ -22,7 +22,8 @@ Intervals: Wilson's for plain proportions; the BCa bootstrap over images for the
 (everything right, say), the bound is the figure with z^2 = 3.84 more bad images, placed where they hurt most: the rule
 that gives Wilson's bound for a proportion of 1. The upper bounds of log-loss and Brier score allow for at least as many
 errors as the accuracy's interval does, which resampling a set with few errors would not. Images of one group (a patient,
-copies of one image) are not independent: given `groups`, all intervals are over whole groups (`evaluation.intervals`).
+copies of one image) are not independent: given `groups`, all intervals are over whole groups, and Student's t takes the
+place of BCa (`evaluation.intervals`).
 """
 
 from __future__ import annotations
@@ -278,7 +279,7 @@ def _area_figures(
         # Limited by the smaller side in the pairs (Obuchowski and Lieber 2002).
         smaller = min(draw.independent(curve.positives), draw.independent(curve.negatives))
         ends_K2.append(shrunk(area, smaller, draw.level, 0.0, 1.0))
-        each[k] = draw.estimate(area, areas_KB[k], draw.skewness(influence_N), n, ends_K2[-1])
+        each[k] = draw.estimate(area, areas_KB[k], draw.skewness(influence_N), n, ends_K2[-1], groups=smaller)
         macro_N += even * influence_N
         weighted_N += share * influence_N
         weighted_N[curve.positives] += area  # the frequencies move as well
@@ -339,7 +340,8 @@ def _case_figures(
     for c, (name, worst) in enumerate({"log_loss": -math.log(LEAST), "brier_score": 1.0 if k == 2 else 2.0}.items()):
         value = float(case_NC[:, c].mean())
         ends = shrunk(value, independent, draw.level, worst, 0.0)
-        estimate = draw.estimate(value, means_BC[:, c], draw.skewness(case_NC[:, c]), n, ends)
+        span = (0.0, math.inf if name == "log_loss" else worst)
+        estimate = draw.estimate(value, means_BC[:, c], draw.skewness(case_NC[:, c]), n, ends, span=span)
         if right_N.any() and errors > 0:
             cost = (case_NC[~right_N, c].sum() + expected_R @ costs_RC[:, c]) / errors - case_NC[right_N, c].mean()
             estimate = replace(estimate, high=max(estimate.high, value + more_errors * float(cost)))

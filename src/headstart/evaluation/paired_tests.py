@@ -13,9 +13,9 @@ the number of pairs, is below 0.05; everything else is a tie, which means "not d
   p-value is 0.0001.
 - intervals: the BCa bootstrap of the mean difference; all pairs share the same resamples.
 - Holm's step-down correction over all pairs of one metric (Holm 1979).
-- groups: images of one group (a patient, copies of one image) are not independent. If there are any, the bootstrap
-  resamples whole groups, and the signs of whole groups are flipped, for accuracy too, where McNemar's test would count
-  each image (whole-block sign flips: Winkler et al. 2014). With few groups all combinations of signs are tried, so that
+- groups: images of one group (a patient, copies of one image) are not independent. If there are any, intervals are those
+  of Student's t over whole groups, and the signs of whole groups are flipped, for accuracy too, where McNemar's test would
+  count each image (whole-block sign flips: Winkler et al. 2014). With few groups all combinations of signs are tried, so that
   the test is exact. Of 300 simulated pairs of equally good classifiers on 20 groups of 15 images, McNemar's test over
   images called 38 % different, this one 4 %.
 
@@ -202,7 +202,7 @@ def _resampled_means(case_NP: np.ndarray, both_NP: np.ndarray, draw: Resampling)
 
 
 def _interval(case_M: np.ndarray, means_B: np.ndarray, draw: Resampling, metric: str) -> tuple[float, float, float]:
-    """Return the mean difference with BCa bounds; if all images are alike, as if 3.84 more went the worst way.
+    """Return the mean difference with its bounds; if all images are alike, as if 3.84 more went the worst way.
 
     For accuracy that is one right and one wrong (two that agree on all of 300 images may differ on 1.3 % of others),
     for log-loss the largest observed difference.
@@ -212,7 +212,7 @@ def _interval(case_M: np.ndarray, means_B: np.ndarray, draw: Resampling, metric:
         return math.nan, math.nan, math.nan
     value, most = float(case_M.mean()), 1.0 if metric == "accuracy" else float(np.abs(case_M).max())
     ends = shrunk(value, draw.independent(np.arange(n)), draw.level, -most, most)
-    found = draw.estimate(value, means_B, draw.skewness(case_M), n, ends)
+    found = draw.estimate(value, means_B, draw.skewness(case_M), n, ends, span=(-most, most))
     return found.value, found.low, found.high
 
 
