@@ -17,6 +17,7 @@ import numpy as np
 
 from headstart.model.heads.linear_layer import LinearLayer
 
+BLOCK = 256  # images at a time: their distances to 2,000 centres take 4 MB
 KERNEL_ARRAYS = ("directions", "centres", "kernel")
 """Names of the arrays that a `LinearLayer` does not have."""
 
@@ -37,7 +38,11 @@ class KernelLayer:
     def __call__(self, features_ND: np.ndarray) -> np.ndarray:
         """Return logits, float64 (N, K); like those of a `LinearLayer`, they do not depend on the other images."""
         logits_NK: np.ndarray = self.linear(features_ND)
-        return logits_NK + np.einsum("nc,ck->nk", self._nearness(self._projected(features_ND)), self._wide[2])
+        for start in range(0, len(features_ND), BLOCK):
+            rows = slice(start, start + BLOCK)
+            near_NC = self._nearness(self._projected(features_ND[rows]))
+            logits_NK[rows] += np.einsum("nc,ck->nk", near_NC, self._wide[2])
+        return logits_NK
 
     def __repr__(self) -> str:
         return f"KernelLayer({self.linear!r}, {len(self.kernel_CK):,} centres)"
