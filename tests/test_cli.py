@@ -171,6 +171,20 @@ def test_examples_can_be_parsed(verb: str) -> None:
             "headstart train: Unknown option: --backbon. Did you mean --backbone?\n"
             "  `headstart train --help` lists its options.\n",
         ),
+        (
+            "train photos --out run --learning-rate=0.1",
+            "headstart train: Unknown option: --learning-rate. Did you mean --lr?\n"
+            "  `headstart train --help` lists its options.\n",
+        ),
+        (
+            "train photos --output run",
+            "headstart train: Unknown option: --output. Did you mean --out?\n"
+            "  `headstart train --help` lists its options.\n",
+        ),
+        (
+            "predict run one.jpg --model resnet50",
+            "headstart predict: Unknown option: --model.\n  `headstart predict --help` lists its options.\n",
+        ),
         ("train photos", "headstart train: --out is missing.\n  `headstart train --help` lists its options.\n"),
         ("check", "headstart check: DATA is missing.\n  `headstart check --help` lists its options.\n"),
         (

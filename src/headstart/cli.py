@@ -66,6 +66,8 @@ STOPPED = {
 """What Ctrl-C leaves behind, for the verbs where `KEPT` does not apply."""
 
 TOGETHER = ("train", "reproduce")
+OUT_NAMES = ("dest", "o", "outdir", "output", "output_dir", "output_path", "save_dir")
+"""What other tools call `--out`."""
 """The verbs that several processes, started by torchrun, run together; rank 0 speaks for all."""
 
 RECIPE_HELP = "Name of a recipe, or a TOML file: a set of training options; options on the command line override it."
@@ -197,17 +199,36 @@ def _empty_value(words: Sequence[str]) -> str | None:
 
 def _usage_message(error: Any, words: Sequence[str]) -> str:
     """Say what is wrong with a command line, and which `--help` to read. `error` is a `CycloptsError`."""
-    from cyclopts import MissingArgumentError, UnusedCliTokensError
+    from cyclopts import MissingArgumentError, UnknownOptionError, UnusedCliTokensError
 
     error.verbose = False
     message = " ".join(str(error).split())
     if isinstance(error, MissingArgumentError) and error.argument is not None:
         name = error.argument.names[0]
         message = f"{name} needs a value." if name in words else f"{name} is missing."
+        unknown = next((word for word in error.unused_tokens or () if _usual_option(word) == name), "")
+        message = _did_you_mean(unknown, name) if unknown else message
+    elif isinstance(error, UnknownOptionError) and (word := error.token.keyword):
+        option = _usual_option(word)
+        if any(option in argument.names for argument in error.argument_collection):
+            message = _did_you_mean(word, option)
     elif isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         message = f"{error.unused_tokens[0]!r} is an unexpected argument."
     dashed = next((word for word in words if word.startswith("-") and os.path.exists(word)), None)
     return _usage(words, message, f"To name that file or folder, write {'./' + dashed!r}." if dashed else "")
+
+
+def _usual_option(word: str) -> str:
+    """Return the option that other tools call `word`, such as --lr for --learning-rate=0.1; '' if there is none."""
+    from headstart.training.recipe import usual_name
+
+    name = word.partition("=")[0].lstrip("-").replace("-", "_")
+    option = "out" if name in OUT_NAMES else usual_name(name)
+    return f"--{option.replace('_', '-')}" if word.startswith("-") and option else ""
+
+
+def _did_you_mean(word: str, option: str) -> str:
+    return f"Unknown option: {word.partition('=')[0]}. Did you mean {option}?"
 
 
 def _usage(words: Sequence[str], message: str, hint: str) -> str:

@@ -357,16 +357,18 @@ def _check(name: str, value: Any) -> None:
 
 
 ALSO_CALLED = {
-    "backbone": ("model", "arch"),
-    "batch_size": ("bs",),
+    "backbone": ("arch", "architecture", "model", "model_name"),
+    "batch_size": ("batch", "bs", "train_batch_size"),
     "budget": ("time_limit",),
     "clip_grad": ("clip", "clipnorm", "max_grad_norm"),
     "conformal_alpha": ("alpha",),
+    "device": ("cuda", "gpu"),
     "dropout": ("drop",),
+    "epochs": ("max_epochs", "num_epochs", "num_train_epochs"),
     "grad_accum_steps": ("accumulate", "gradient_accumulation_steps"),
     "head_init": ("start",),
     "hidden_layer_sizes": ("hidden",),
-    "image_size": ("img_size", "input_size"),
+    "image_size": ("img_size", "imgsz", "input_size", "size"),
     "label_smoothing": ("smoothing",),
     "lr": ("base_lr", "learning_rate", "max_lr"),
     "lr_scheduler": ("sched", "schedule"),
@@ -375,9 +377,9 @@ ALSO_CALLED = {
     "normalize": ("pixels",),
     "optimizer": ("opt",),
     "seed": ("random_state",),
-    "test_size": ("test",),
+    "test_size": ("test", "test_split"),
     "unfreeze": ("freeze",),
-    "val_size": ("val", "valid_pct", "validation_split"),
+    "val_size": ("val", "val_split", "valid_pct", "validation_fraction", "validation_split"),
     "warmup_ratio": ("warmup",),
     "weight_decay": ("wd",),
     "wise_ft": ("wise",),
@@ -385,8 +387,17 @@ ALSO_CALLED = {
 """Names of options in Keras, fastai, timm, scikit-learn or an earlier headstart: for hints only."""
 
 
+def usual_name(name: str) -> str:
+    """Return the option that other tools call `name`, '' if there is none.
+
+    >>> usual_name("learning_rate"), usual_name("colour")
+    ('lr', '')
+    """
+    return next((option for option, names in ALSO_CALLED.items() if name in names), "")
+
+
 def _near_option(name: str, known: list[str]) -> str:
-    same = next((option for option, names in ALSO_CALLED.items() if name in names), "")
+    same = usual_name(name)
     return f"Did you mean {same!r}?" if same else near_names(name, known)
 
 
