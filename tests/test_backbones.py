@@ -226,6 +226,10 @@ def test_a_pickle_is_refused_before_anything_else_is_said(tmp_path: Path) -> Non
             "tst_resnet.mine",
             f"'tst_resnet.mine' is not a known backbone.\n  Did you mean 'test_resnet.mine'? {LIST_HINT}",
         ),
+        (
+            "test_resnet, test_vit",
+            "'test_resnet, test_vit' is not a known backbone.\n  To combine backbones, write 'test_resnet+test_vit'.",
+        ),
         ("qqq", f"'qqq' is not a known backbone.\n  {LIST_HINT}"),
         ("", f"'' is not a known backbone.\n  {LIST_HINT}"),
         (

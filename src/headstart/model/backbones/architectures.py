@@ -73,6 +73,9 @@ def timm_cfg(name: str, others: Sequence[str] = ()) -> Any:
             return timm.get_pretrained_cfg(name)
     else:
         known = timm.list_models(include_tags=bool(tag))
+    if "," in name:
+        joined = "+".join(part.strip() for part in name.split(","))
+        raise UnknownBackbone(f"{name!r} is not a known backbone.", hint=f"To combine backbones, write {joined!r}.")
     near = near_names(name.lower(), [*known, *others, *map(str.lower, POPULAR_NAMES)], n=1)
     if not near and timm.is_model(architecture):
         near = f"timm has {', '.join(known[:8])}."
