@@ -365,7 +365,11 @@ def test_parameters_are_checked_when_it_is_fitted(model: ImageClassifier, files:
     for name, value, text in (
         ("head", "ridgy", "head 'ridgy' is not known: expected auto, ridge, lda, logistic, blend, ncm."),
         ("class_weight", {"bar": 2}, "class_weight {'bar': 2} is not known: expected none, balanced."),
-        ("validation_fraction", 0.0, "val_size 0.0 cannot be used: expected a fraction between 0 and 1, such as 0.2."),
+        (
+            "validation_fraction",
+            0.0,
+            "validation_fraction 0.0 cannot be used: expected a fraction between 0 and 1, such as 0.2.",
+        ),
         ("max_download", -1, "max_download -1 is not a number of megabytes."),
     ):
         with pytest.raises((RecipeError, BackboneError)) as caught:

@@ -28,7 +28,7 @@ from sklearn.utils.validation import check_is_fitted
 from headstart.data.dataset import Dataset
 from headstart.data.near_duplicates import find_copies
 from headstart.data.splits import make_split, require_sets
-from headstart.errors import BadLabels, DataError, UnreadableImage
+from headstart.errors import BadLabels, DataError, RecipeError, UnreadableImage
 from headstart.evaluation.probabilities import softmax
 from headstart.images.image_refs import ImageRef, Images
 from headstart.io.text_table import few
@@ -177,6 +177,11 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31 - 1)
+        if not 0 < self.validation_fraction < 1:  # the recipe calls it val_size
+            raise RecipeError(
+                f"validation_fraction {self.validation_fraction} cannot be used: expected a fraction between 0 and 1, such as "
+                "0.2."
+            )
         return Recipe(
             backbone=self.backbone,
             approach=self.approach,
