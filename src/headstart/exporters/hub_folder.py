@@ -312,10 +312,10 @@ def _input(member: EnsembleMember) -> list[str]:
 def _calibration(classifier: Classifier) -> str:
     calibration = classifier.calibration
     return (
-        f"Their temperature ({calibration.temperature:.4g}) was fitted on validation images, and is in the last layer. The "
-        f"likeliest class with all others of probability {1 - calibration.conformal_threshold:.4g} or more is a set: on "
-        f"images like those of validation, it misses the right one with a probability of at most "
-        f"{calibration.conformal_alpha:g}."
+        "They are calibrated: a temperature was fitted on validation images, and is in the last layer. A prediction set has "
+        f"the most likely class, and every other one with a probability of at least "
+        f"{1 - calibration.conformal_threshold:.4g}: on images like those of the validation set, it misses the right class "
+        f"with a probability of at most {calibration.conformal_alpha:g}."
     )
 
 

@@ -55,10 +55,10 @@ def model_card(
             *metrics_table(test, val),
             "",
             f"The weakest class is {judged.weakest!r}: recall {judged.per_class[judged.weakest]['recall']}.",
-            f"Temperature {calibration.temperature:.4g} (folded into the weights). Sets at alpha = "
-            f"{calibration.conformal_alpha:g} hold the likeliest class, and every other with probability >= "
-            f"{1 - calibration.conformal_threshold:.4g}. Submissions to a competition keep probabilities at or above "
-            f"{calibration.clip:.2g} (chosen on validation for log-loss).",
+            "Probabilities are calibrated: a temperature was fitted on the validation set, and is folded into the weights. "
+            f"A prediction set (alpha {calibration.conformal_alpha:g}) has the most likely class, and every other one with a "
+            f"probability of at least {1 - calibration.conformal_threshold:.4g}. Submissions to a competition keep "
+            f"probabilities at or above {calibration.clip:.2g}, which was chosen on the validation set for log-loss.",
             "",
             "## What it was made from",
             *members,
