@@ -27,6 +27,7 @@ from headstart.io.files import sha256_file
 from headstart.io.processes import run_child
 from headstart.model.backbones.weights_source import WeightsSource
 from headstart.model.inference.predictions import Predictions
+from headstart.pipeline.compare_trials import _shares
 from headstart.pipeline.comparison import FIGURES, ROW_COLUMNS, Comparison, ComparisonRow, advice, paired
 from headstart.pipeline.trial_budget import Budget, run_trials
 from headstart.pipeline.trial_configs import DEFAULT, trial_configs
@@ -129,6 +130,11 @@ def test_the_next_call_takes_up_what_is_finished(made: Made) -> None:
         before.latency_ms,
         before.peak_memory_mb,
     )
+
+
+def test_trials_that_finished_earlier_are_named_with_their_share_of_the_budget() -> None:
+    earlier = {"linear": TrialResult(budget="60s"), "scratch": TrialResult()}
+    assert _shares(earlier) == "linear (60s), scratch (unknown)"
 
 
 def test_all_trials_have_the_split_of_the_comparison(made: Made, photos: Path) -> None:

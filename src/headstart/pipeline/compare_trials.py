@@ -103,6 +103,8 @@ def compare_trials(asked: ComparisonRequest, clock: Budget | None = None) -> Com
     write_split(asked.out / SPLIT, dataset, scanned.images.sha256s)
     place = _context(asked, scanned, dataset, here)
     outcomes = {c.name: done for c in candidates if (done := finished(c, place)) is not None}
+    if outcomes:
+        log.info("Finished earlier, with the share of the budget they had then: %s.", _shares(outcomes))
     if not outcomes and clock.firm:
         check_budget(candidates, scanned, clock, here or [last_resort()])
     outcomes |= run_trials([c for c in candidates if c.name not in outcomes], place, clock, some=bool(outcomes))
@@ -116,6 +118,10 @@ def compare_trials(asked: ComparisonRequest, clock: Budget | None = None) -> Com
     write_csv(asked.out / "pairs.csv", PAIR_COLUMNS, found.pair_cells())
     _write_page(found, place, asked.command())
     return found
+
+
+def _shares(outcomes: Mapping[str, TrialResult]) -> str:
+    return ", ".join(f"{name} ({outcome.budget or 'unknown'})" for name, outcome in outcomes.items())
 
 
 def _opened(asked: ComparisonRequest) -> tuple[Dataset, NotCopies]:
