@@ -66,9 +66,10 @@ STOPPED = {
 """What Ctrl-C leaves behind, for the verbs where `KEPT` does not apply."""
 
 TOGETHER = ("train", "reproduce")
+"""The verbs that several processes, started by torchrun, run together; rank 0 speaks for all."""
+
 OUT_NAMES = ("dest", "o", "outdir", "output", "output_dir", "output_path", "save_dir")
 """What other tools call `--out`."""
-"""The verbs that several processes, started by torchrun, run together; rank 0 speaks for all."""
 
 RECIPE_HELP = "Name of a recipe, or a TOML file: a set of training options; options on the command line override it."
 OFFLINE_HELP = "Make no outgoing connections; URLs of buckets are refused."

@@ -108,7 +108,7 @@ LastLayer = LinearLayer | KernelLayer
 def last_layer(arrays: Mapping[str, np.ndarray], n_classes: int) -> LastLayer:
     """Return the layer that has these `arrays`. Raises `ValueError` if they do not fit together or the classes."""
     linear = LinearLayer(arrays["weight"], arrays["bias"])
-    if linear.weight_DK.ndim != 2 or not linear.weight_DK.shape[1] == n_classes == linear.bias_K.size:
+    if linear.weight_DK.shape[1:] != (n_classes,) or linear.bias_K.shape != (n_classes,):
         raise ValueError(f"the last layer does not fit {n_classes} classes")
     own = [arrays[name] for name in KERNEL_ARRAYS if name in arrays]
     if not own:
@@ -116,8 +116,7 @@ def last_layer(arrays: Mapping[str, np.ndarray], n_classes: int) -> LastLayer:
     if len(own) != len(KERNEL_ARRAYS) or any(array.ndim != 2 for array in own):
         raise ValueError("the kernel of the last layer is incomplete")
     directions_DR, centres_RC, kernel_CK = own
-    inner = [linear.n_features, *centres_RC.shape, n_classes]
-    if [*directions_DR.shape, *kernel_CK.shape] != inner:
+    if [*directions_DR.shape, *kernel_CK.shape] != [linear.n_features, *centres_RC.shape, n_classes]:
         raise ValueError(
             f"the kernel of the last layer does not fit {linear.n_features} features and {n_classes} classes"
         )
