@@ -2,7 +2,7 @@
 
 A linear layer cannot follow a class that falls into several clusters. With a thousand images or more, nearness to single
 training images can (`model.heads.kernel_features`): on photographs of rubbish, 1,800 images, it reduces the log-loss by
-a fifth; on landscapes by 1 % (LOG.md). Costs 1 to 10 s per member. When not to use it: where the last layer must be a plain
+a fifth; on landscapes by 1 % (LOG.md). Costs 1 to 30 s per member. When not to use it: where the last layer must be a plain
 dense one (`--head blend` or another kind, `--pooling last`).
 """
 
