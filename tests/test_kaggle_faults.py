@@ -429,7 +429,7 @@ def everything_about(error: BaseException) -> str:
     parts: list[str] = []
     frame = error.__traceback__
     while frame is not None:
-        if "headstart" in frame.tb_frame.f_code.co_filename:
+        if str(frame.tb_frame.f_globals.get("__name__")).startswith("headstart."):  # not this test, wherever it is
             parts += [f"{name} = {value!r}" for name, value in frame.tb_frame.f_locals.items()]
         frame = frame.tb_next
     inner = error.__cause__ or error.__context__
