@@ -10,8 +10,9 @@ Images of one group are not independent. If there are such groups, proportions g
 independent images that would vary as much (`grouped_wilson`). All else gets the interval of Student's t (`t_bounds`), with a
 standard error from resampling whole groups (Davison and Hinkley 1997, section 3.8): quantiles of a few resampled groups are
 too near each other. In simulated test sets of 8 or 20 groups of 15 images, with an accuracy that varies from group to group,
-95 % intervals held the true value in 90 to 99 % of cases (by such quantiles, in 75 to 98 %); Wilson's interval over images
-held the true accuracy in 66 %. An exception: the mean area under the ROC curve, near 1 and with one class per group, 86 %.
+95 % intervals held the true value in 90 to 100 % of cases (by such quantiles, in 75 to 98 %); Wilson's interval over images
+held the true accuracy in 66 %. Where all images of a group are of one class, two fall short (86 %): the mean area under the
+ROC curve if it is near 1, and macro F1 over 8 groups, where a class may be missing (LOG.md).
 
 Bounds are two-sided and never exclude the value they belong to.
 """
