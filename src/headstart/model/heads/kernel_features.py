@@ -36,7 +36,8 @@ RIDGE = 1e-4
 
 SPARE = 16
 ROUNDS = 3
-"""More directions than are wanted, and rounds of subspace iteration: with these, the last of 256 are exact to a per cent."""
+"""More directions than are wanted, and rounds of subspace iteration. With these, the 256 directions keep 99.9 % of the
+variance that the exact ones keep, and the last of them 90 % of its own (trash, intel-scenes)."""
 
 
 @dataclass(frozen=True, eq=False)
